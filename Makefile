@@ -1,0 +1,32 @@
+# Thin on purpose: each target is the one line that does it. `make help` tells them.
+SHELL := /bin/bash
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+CLBRIDGE := $(TARGET)/release/clbridge
+SECONDS_TO_FUZZ ?= 600
+.DEFAULT_GOAL := help
+.PHONY: help deps build demo test bench fuzz sim
+
+help: ## these lines
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+
+deps: ## what the build needs (installed by apt-get as root, else the line to type is printed)
+	@tests/up install build
+
+build: deps ## the release binaries
+	cargo build --release --workspace
+
+demo: deps ## two simulated MDTs to consumer groups in under 40 s; ARGS='--broker HOST:PORT' or ARGS='--watch DIR'
+	cargo build --release --bin clbridge
+	$(CLBRIDGE) demo $(ARGS)
+
+test: deps ## everything that proves it works: lints, unit tests, real Kafka, faults, fuzzing, interop
+	tests/lib/steps
+
+bench: deps ## the table of rates, ratios and latencies; writes target/report/bench.json
+	tests/up run -- cargo bench --workspace $(ARGS)
+
+fuzz: deps ## fuzzes the record codec for SECONDS_TO_FUZZ seconds (default 600)
+	schemas/fuzz/run $(SECONDS_TO_FUZZ)
+
+sim: deps ## a simulated MDT to play with; ARGS are those of `mdt-sim serve`
+	cargo run --release --bin mdt-sim -- serve $(ARGS)
