@@ -1,0 +1,131 @@
+"""Judges a run: reads oracle, topics and members' logs, prints what is wrong, appends a row to faults.json.
+
+Exit status 0: all invariants hold. 1: a violation, or a run that proves nothing. 2: it could not be judged.
+
+  tests/up python tests/judge/judge.py --bootstrap HOST:PORT --oracle FS-MDT0000=FILE [--oracle ...]
+      --members DIR [--group NAME[@FEED][=MDT,MDT]]... [--unfinished NAME]... [--feed NAME=TYPE,TYPE]...
+      --fault NAME [--sink kafka|kafka-idempotent] [--runs N] [--recovery-ms N] [--report FILE]
+"""
+
+import argparse
+import json
+import sys
+import time
+
+import avro
+import checks
+import members
+import oracle
+import report
+import topics
+
+TYPES = ("MARK CREAT MKDIR HLINK SLINK MKNOD UNLNK RMDIR RENME RNMTO OPEN CLOSE LYOUT TRUNC SATTR XATTR HSM MTIME "
+         "CTIME ATIME MIGRT FLRW RESYNC GXATR NOPEN").split()
+WEAK_ORDER = ("duplicate", "order", "misplaced")
+
+
+def arguments(words):
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bootstrap", required=True)
+    parser.add_argument("--oracle", action="append", required=True, metavar="MDT=FILE")
+    parser.add_argument("--members", action="append", default=[], metavar="DIR_OR_FILE")
+    parser.add_argument("--group", action="append", default=[], metavar="NAME[@FEED][=MDT,...]",
+                        help="a persistent group; clears must wait for each of them")
+    parser.add_argument("--unfinished", action="append", default=[], metavar="NAME",
+                        help="a group that need not have acknowledged all by now; clears wait for it all the same")
+    parser.add_argument("--feed", action="append", default=[], metavar="NAME=TYPE,...",
+                        help="a feed and its types (the default feed's name is empty); without it: everything")
+    parser.add_argument("--fault", required=True)
+    parser.add_argument("--sink", default="kafka", help="kafka-idempotent: duplicates and disorder are only printed")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--recovery-ms", type=int, default=0)
+    parser.add_argument("--prefix", default="lustre.")
+    parser.add_argument("--avsc", default=avro.AVSC)
+    parser.add_argument("--any-key", action="store_true", help="the topic's key is not the object's FID")
+    parser.add_argument("--without-groups", action="store_true", help='the bridge has without_groups = "durable"')
+    parser.add_argument("--nothing-cleared-ok", action="store_true", help="nothing can be cleared in this run")
+    parser.add_argument("--report", default=None, help="instead of target/report/faults.json")
+    return parser.parse_args(words)
+
+
+def feeds(said):
+    """The feeds that the command line names; the default one is everything."""
+    found = {"": checks.Feed()}
+    for text in said:
+        name, _, types = text.partition("=")
+        codes = frozenset(int(one) if one.isdigit() else TYPES.index(one) for one in types.split(",") if one)
+        found[name] = checks.Feed(name, codes or None)
+    return found
+
+
+def takers(said, unfinished, groups):
+    """The persistent groups; one that never said anything is there too, and holds everything back."""
+    found = []
+    for text in said:
+        text, _, mdts = text.partition("=")
+        name, _, feed = text.partition("@")
+        group = groups.setdefault(name, members.Group(name))
+        found.append(checks.Taker(group, feed, frozenset(mdts.split(",")) if mdts else None, name not in unfinished))
+    return found
+
+
+def judge(said):
+    """The verdict on a run."""
+    groups = members.read(said.members)
+    persistent = takers(said.group, said.unfinished, groups)
+    read = topics.read_all(said.bootstrap, avro.Decoder(said.avsc), said.prefix, not said.any_key)
+    now = time.time_ns()
+    for taker in persistent:
+        members.committed_now(said.bootstrap, taker.group, read, now)
+    verdict = checks.Verdict()
+    histories = dict(text.split("=", 1) for text in said.oracle)
+    for mdt in sorted({topic.mdt for topic in read.values()} - set(histories)):
+        verdict.add("never happened", f"{mdt} has topics, but the oracle knows no such MDT")
+    known = feeds(said.feed)
+    # The default feed is there unless every group takes another and it has no topic.
+    if any(taker.feed for taker in persistent) and not any(not topic.feed for topic in read.values()):
+        del known[""]
+    for mdt, file in sorted(histories.items()):
+        own = [topic for topic in read.values() if topic.mdt == mdt]
+        checks.check_mdt(oracle.read(file, mdt), own, known.values(), persistent, verdict, said.without_groups)
+    return verdict
+
+
+def failures(verdict, said):
+    """Why the run fails, in words."""
+    weak = WEAK_ORDER if said.sink == "kafka-idempotent" else ()
+    found = [f"{count} × {kind}" for kind, count in sorted(verdict.counts.items()) if kind not in weak]
+    if not verdict.records:
+        found.append("the MDTs emitted nothing: the run proves nothing")
+    if not verdict.cleared and not said.nothing_cleared_ok:
+        found.append("nothing was cleared: the run proves nothing")
+    return found
+
+
+def main(words):
+    """Judges, prints, reports; returns the exit status."""
+    said = arguments(words)
+    began = time.monotonic()
+    verdict = judge(said)
+    row = {"sink": said.sink, "fault": said.fault, "runs": said.runs, **verdict.row(), "recovery_ms": said.recovery_ms}
+    report.append(row, said.report)
+    for kind, texts in sorted(verdict.told.items()):
+        print(f"{verdict.counts[kind]} × {kind}, the first:")
+        for text in texts:
+            print(f"  {text}")
+    if verdict.purged_unread:
+        print(f"{verdict.purged_unread} records were given up by the server itself; they are not asked for")
+    print(json.dumps(row))
+    wrong = failures(verdict, said)
+    word = f"FAILED: {'; '.join(wrong)}" if wrong else "passed"
+    print(f"judge: {said.fault} on {said.sink}: {word} ({time.monotonic() - began:.1f} s)")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (OSError, ValueError, RuntimeError, TimeoutError) as problem:
+        print(f"judge: cannot judge: {problem}", file=sys.stderr)
+        sys.exit(2)
