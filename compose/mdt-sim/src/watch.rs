@@ -1,7 +1,7 @@
 //! A real directory on this machine, whose activity becomes records, so that anyone can try clbridge on a laptop.
 //! It says only what the system tells: no job, no client but this machine, and inode numbers as FIDs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -10,9 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use notify::event::{
-    AccessKind, AccessMode, CreateKind, MetadataKind, ModifyKind, RemoveKind, RenameMode,
-};
+use notify::event::{AccessKind, AccessMode, MetadataKind, ModifyKind, RemoveKind, RenameMode};
 use notify::{Event, EventKind, RecursiveMode, Watcher};
 
 use crate::mdt::{Mdt, Stamp};
@@ -36,6 +34,8 @@ struct Watch<'a> {
     mdt: &'a Mdt,
     /// What a path was when it was last seen: a removed one can no longer be asked.
     known: HashMap<PathBuf, Object>,
+    /// Created, but moved on before it could be looked at: its new name will show what it is.
+    moved_on: HashSet<PathBuf>,
     report: Report,
 }
 
@@ -71,6 +71,7 @@ pub(crate) fn run(dir: &Path, mdt: &Mdt, ended: &AtomicBool) -> io::Result<Repor
     let mut watch = Watch {
         mdt,
         known: HashMap::new(),
+        moved_on: HashSet::new(),
         report: Report::default(),
     };
     watch.learn(&dir);
@@ -104,7 +105,7 @@ impl Watch<'_> {
             return Ok(());
         };
         match event.kind {
-            EventKind::Create(what) => self.created(path, what),
+            EventKind::Create(_) => self.created(path),
             EventKind::Remove(what) => self.removed(path, what),
             EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => match event.paths.get(1) {
                 Some(to) => self.renamed(path, to),
@@ -114,7 +115,7 @@ impl Watch<'_> {
             EventKind::Modify(ModifyKind::Name(RenameMode::To))
                 if !self.known.contains_key(path) && event.tracker().is_none() =>
             {
-                self.created(path, CreateKind::Any)
+                self.created(path)
             }
             EventKind::Modify(ModifyKind::Metadata(what)) => {
                 let flags = match what {
@@ -159,11 +160,17 @@ impl Watch<'_> {
         path.file_name().map_or(&[], OsStrExt::as_bytes)
     }
 
-    fn created(&mut self, path: &Path, _what: CreateKind) -> io::Result<()> {
-        // It may be gone again before we look: then nobody can say what it was.
-        let Some(object) = look(path) else {
-            return Ok(());
-        };
+    fn created(&mut self, path: &Path) -> io::Result<()> {
+        match look(path) {
+            Some(object) => self.new_object(path, object),
+            None => {
+                self.moved_on.insert(path.to_owned());
+                Ok(())
+            }
+        }
+    }
+
+    fn new_object(&mut self, path: &Path, object: Object) -> io::Result<()> {
         let kind = match (object.dir, object.link) {
             (true, _) => kind::MKDIR,
             (_, true) => kind::SLINK,
@@ -185,6 +192,7 @@ impl Watch<'_> {
     }
 
     fn removed(&mut self, path: &Path, what: RemoveKind) -> io::Result<()> {
+        self.moved_on.remove(path);
         let Some(object) = self.known.remove(path) else {
             return Ok(());
         };
@@ -206,6 +214,15 @@ impl Watch<'_> {
     }
 
     fn renamed(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.moved_on.remove(from) {
+            match look(to) {
+                Some(object) => self.new_object(from, object)?,
+                None => {
+                    self.moved_on.insert(to.to_owned());
+                    return Ok(());
+                }
+            }
+        }
         let Some(object) = self.known.remove(from).or_else(|| look(to)) else {
             return Ok(());
         };
