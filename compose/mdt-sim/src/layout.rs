@@ -7,12 +7,8 @@ pub const HEAD: usize = 64;
 /// The longest record a server sends, in bytes.
 pub const MAX_RECORD: usize = 947;
 
-/// Where the target FID stands; the parent's follows.
-pub const TFID: usize = 32;
-pub(crate) const FLAG_BITS: u16 = 0x0fff;
-pub(crate) const VERSION: u16 = 0x1000;
-pub(crate) const RENAME: u16 = 0x2000;
-pub(crate) const JOBID: u16 = 0x4000;
+const RENAME: u16 = 0x2000;
+const JOBID: u16 = 0x4000;
 const EXTRA: u16 = 0x8000;
 const CLFE_UIDGID: u64 = 0x1;
 const CLFE_NID: u64 = 0x2;
@@ -66,35 +62,6 @@ pub fn record_len(b: &[u8]) -> Option<usize> {
         }
     }
     (b.len() >= len).then_some(len)
-}
-
-/// A whole record, taken apart.
-pub(crate) struct Parts<'a> {
-    pub(crate) head: &'a [u8],
-    pub(crate) flags: u16,
-    pub(crate) rename: Option<&'a [u8]>,
-    pub(crate) jobid: Option<&'a [u8]>,
-    pub(crate) name: &'a [u8],
-}
-
-/// Takes apart one record, of exactly the length that [`record_len`] gave.
-pub(crate) fn parts(record: &[u8]) -> Parts<'_> {
-    let name = usize::from(u16::from_le_bytes([record[0], record[1]]));
-    let flags = u16::from_le_bytes([record[2], record[3]]);
-    let mut at = HEAD;
-    let mut next = |bit: u16, size: usize| {
-        (flags & bit != 0).then(|| {
-            at += size;
-            &record[at - size..at]
-        })
-    };
-    Parts {
-        head: &record[..HEAD],
-        flags,
-        rename: next(RENAME, 32),
-        jobid: next(JOBID, 32),
-        name: &record[record.len() - name..],
-    }
 }
 
 /// The fields of the fixed head that the server and the oracle use.
