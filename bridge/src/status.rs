@@ -95,6 +95,46 @@ pub struct MdtStatus {
     pub groups: Vec<GroupStatus>,
 }
 
+impl MdtStatus {
+    /// An MDT of which nothing is known yet.
+    #[must_use]
+    pub fn empty(mdt: MdtName, user: String) -> Self {
+        Self {
+            mdt,
+            phase: Phase::Starting { step: "waiting".into() },
+            user,
+            read: 0,
+            published: 0,
+            durable: 0,
+            stable: 0,
+            cleared: 0,
+            acknowledged: 0,
+            incarnation: 0,
+            crashes: 0,
+            dropped: 0,
+            gap_records: 0,
+            read_per_s: 0.0,
+            cleared_per_s: 0.0,
+            backlog: 0,
+            backlog_full_in_s: None,
+            holding: Vec::new(),
+            topics: Vec::new(),
+            groups: Vec::new(),
+        }
+    }
+}
+
+/// The command or action that ends a stop with this reason.
+#[must_use]
+pub fn command_for(reason: &str, mdt: &str) -> String {
+    match reason {
+        "stopped_reset" | "stopped_below_stable" | "state_unreadable" | "topic_changed" | "foreign_records" => {
+            format!("look at what happened, then: clbridge reset {mdt}")
+        }
+        _ => "see the log and docs/what-happens-when.md, then restart clbridge".into(),
+    }
+}
+
 /// A reason that holds clears back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holding {

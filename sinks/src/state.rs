@@ -39,6 +39,102 @@ pub struct TopicState {
     pub partitions: u32,
 }
 
+/// Why a group holds the MDT back although it may believe itself done. Each has a command that ends it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Hold {
+    /// A partition without a first position: the group may begin anywhere.
+    NoFirstPosition {
+        /// The partition.
+        partition: u32,
+    },
+    /// A position that was known is gone: expired, or the group was deleted.
+    PositionsVanished {
+        /// The partition.
+        partition: u32,
+        /// The position last believed.
+        was: u64,
+    },
+    /// A position went back; what was cleared since cannot be read again from the MDT.
+    WentBack {
+        /// The partition.
+        partition: u32,
+        /// The position last believed.
+        was: u64,
+        /// The position now.
+        now: u64,
+    },
+    /// A position beyond the end: records to come would count as done.
+    BeyondEnd {
+        /// The partition.
+        partition: u32,
+        /// The position.
+        at: u64,
+        /// The topic's end when it was seen.
+        end: u64,
+    },
+    /// Someone else deleted records that the group had not read.
+    Evicted {
+        /// The partition.
+        partition: u32,
+        /// The group's position.
+        at: u64,
+        /// The topic's first position.
+        low: u64,
+    },
+}
+
+impl Hold {
+    /// Short name, stable over versions.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoFirstPosition { .. } => "no_first_position",
+            Self::PositionsVanished { .. } => "positions_vanished",
+            Self::WentBack { .. } => "went_back",
+            Self::BeyondEnd { .. } => "beyond_end",
+            Self::Evicted { .. } => "evicted",
+        }
+    }
+
+    /// In words.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match *self {
+            Self::NoFirstPosition { partition } => {
+                format!("partition {partition} has no first position; it counts from the group's first commit there")
+            }
+            Self::PositionsVanished { partition, was } => {
+                format!("the position of partition {partition} ({was}) vanished: expired, or the group was deleted")
+            }
+            Self::WentBack { partition, was, now } => {
+                format!("the position of partition {partition} went back from {was} to {now}")
+            }
+            Self::BeyondEnd { partition, at, end } => {
+                format!("the position of partition {partition} ({at}) is beyond the end ({end})")
+            }
+            Self::Evicted { partition, at, low } => {
+                format!("records of partition {partition} from {at} to {low} were deleted before the group read them")
+            }
+        }
+    }
+
+    /// The command that ends it.
+    #[must_use]
+    pub fn command(&self, group: &str) -> String {
+        match self {
+            Self::Evicted { .. } => format!("clbridge groups repair {group}"),
+            _ => format!("clbridge groups accept {group}"),
+        }
+    }
+
+    /// Ended by the group itself when it commits again at or behind what was believed.
+    #[must_use]
+    pub fn heals(&self) -> bool {
+        matches!(self, Self::NoFirstPosition { .. } | Self::WentBack { .. })
+    }
+}
+
 /// What is remembered of one group on one topic.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct GroupState {
@@ -49,10 +145,17 @@ pub struct GroupState {
     /// Highest index such that it and all before it are done for this group.
     pub floor: u64,
     /// Number of the last `groups accept` that was applied to it.
+    #[serde(default)]
     pub accepted: u64,
-    /// Why it holds, in the words of `status`, if it did when State was written and only a command may end it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub holding: Option<String>,
+    /// Number of the last `groups repair` that was applied to it.
+    #[serde(default)]
+    pub repaired: u64,
+    /// By partition: why it held when State was written, where only a command may end it.
+    #[serde(default)]
+    pub holding: Vec<Option<Hold>>,
+    /// A repair topic that the group has not yet finished, with the position behind its last record.
+    #[serde(default)]
+    pub repair: Option<(String, Vec<u64>)>,
 }
 
 /// One MDT's State.

@@ -85,6 +85,10 @@ pub trait Publisher: Send {
     /// After an `Err` this publisher is dead: drop it and start the MDT's pipeline again.
     fn poll(&mut self, wait: Duration, durable: &mut dyn FnMut(Durable)) -> Result<(), SinkError>;
 
+    /// Whether `seal` and `store` would be taken now. While a commit is under way they would not; `publish` still is,
+    /// until buffers are full.
+    fn ready(&self) -> bool;
+
     /// Accepted and not yet durable: (messages, bytes).
     fn in_flight(&self) -> (u64, u64);
 }

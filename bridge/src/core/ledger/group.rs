@@ -1,0 +1,196 @@
+//! What one group has done on one topic, and what about it cannot be believed.
+
+use clbridge_sinks::state::{GroupState, Hold};
+use clbridge_sinks::{GroupSpec, Offsets};
+
+/// One group on one topic.
+#[derive(Clone, Debug)]
+pub struct GroupProgress {
+    /// Its specification as registered.
+    pub spec: GroupSpec,
+    /// Position by partition that counts; `None` until a first position is known.
+    believed: Vec<Option<u64>>,
+    /// What the broker last said, for `status`.
+    seen: Offsets,
+    holds: Vec<Option<Hold>>,
+    accepted: u64,
+    repaired: u64,
+    /// Highest index such that it and all before it are done for this group.
+    pub(super) floor: u64,
+    /// Set by a `release` policy: up to here the group no longer holds the MDT back.
+    pub(super) released: u64,
+    /// The topic with repaired records that the group has still to read, and the position behind its last record.
+    repair: Option<(String, Vec<u64>)>,
+    /// Positions skipped by `groups accept` after an eviction, in total.
+    pub gaps: u64,
+}
+
+impl GroupProgress {
+    /// A group as registered now, with the first positions just written (or found) in the broker. `floor`: everything
+    /// that was published before it came is not its concern.
+    #[must_use]
+    pub fn registered(spec: GroupSpec, first: Offsets, floor: u64) -> Self {
+        let holds = first
+            .iter()
+            .zip(0..)
+            .map(|(o, partition)| o.is_none().then_some(Hold::NoFirstPosition { partition }))
+            .collect();
+        let (accepted, repaired) = (spec.accept, spec.repair);
+        Self { spec, seen: first.clone(), believed: first, holds, accepted, repaired, floor, released: 0, repair: None, gaps: 0 }
+    }
+
+    /// A group as State remembers it.
+    #[must_use]
+    pub fn remembered(spec: GroupSpec, s: &GroupState, partitions: u32) -> Self {
+        let mut believed = s.committed.clone();
+        believed.resize(partitions as usize, None);
+        let mut g = Self::registered(spec, believed, s.floor);
+        g.accepted = s.accepted;
+        g.repaired = s.repaired;
+        g.repair = s.repair.clone();
+        g.holds.iter_mut().zip(&s.holding).for_each(|(h, kept)| *h = kept.or(*h));
+        g
+    }
+
+    /// For State.
+    #[must_use]
+    pub fn remember(&self) -> GroupState {
+        GroupState {
+            feed: self.spec.feed.clone().unwrap_or_default(),
+            committed: self.believed.clone(),
+            floor: self.floor,
+            accepted: self.accepted,
+            repaired: self.repaired,
+            repair: self.repair.clone(),
+            holding: self.holds.iter().map(|h| h.filter(|h| !h.heals())).collect(),
+        }
+    }
+
+    /// Takes the broker's answer: this group's committed positions with the topic's low marks and ends, which were
+    /// asked for after the positions.
+    pub fn observe(&mut self, committed: &Offsets, low: &[u64], end: &[u64]) {
+        self.seen = committed.clone();
+        for (p, partition) in (0..self.believed.len()).zip(0u32..) {
+            let now = committed.get(p).copied().flatten();
+            let low = low.get(p).copied().unwrap_or(0);
+            let end = end.get(p).copied().unwrap_or(0);
+            let was = self.believed[p];
+            // Only a command ends these: what happened meanwhile does not show in the positions.
+            if self.holds[p].is_some_and(|h| !h.heals()) {
+                continue;
+            }
+            let hold = match (was, now) {
+                (Some(was), _) if was < low => Some(Hold::Evicted { partition, at: was, low }),
+                (None, None) => Some(Hold::NoFirstPosition { partition }),
+                (Some(was), None) => Some(Hold::PositionsVanished { partition, was }),
+                (_, Some(now)) if now > end => Some(Hold::BeyondEnd { partition, at: now, end }),
+                (Some(was), Some(now)) if now < was => Some(Hold::WentBack { partition, was, now }),
+                (_, Some(_)) => None,
+            };
+            if hold.is_none() {
+                self.believed[p] = now;
+            }
+            self.holds[p] = hold;
+        }
+    }
+
+    /// `groups accept`: what is committed now is believed; skipped records are counted.
+    pub fn accept(&mut self, number: u64, low: &[u64], end: &[u64]) {
+        self.accepted = number;
+        for p in 0..self.believed.len() {
+            let (low, end) = (low.get(p).copied().unwrap_or(0), end.get(p).copied().unwrap_or(0));
+            if let Some(Hold::Evicted { at, low, .. }) = self.holds[p] {
+                self.gaps += low - at;
+            }
+            if self.holds[p].is_some() && let Some(now) = self.seen.get(p).copied().flatten() {
+                self.believed[p] = Some(now.clamp(low, end.max(low)));
+                self.holds[p] = None;
+            }
+        }
+    }
+
+    /// `groups repair` was carried out: what the MDT still had of the evicted records now stands in the group's repair
+    /// topic up to `end`; `missing` positions could not be had any more.
+    pub fn repaired(&mut self, number: u64, topic: String, end: Vec<u64>, missing: u64) {
+        self.repaired = number;
+        self.gaps += missing;
+        self.repair = Some((topic, end));
+        for p in 0..self.believed.len() {
+            if let Some(Hold::Evicted { low, .. }) = self.holds[p] {
+                self.believed[p] = Some(low);
+                self.holds[p] = None;
+            }
+        }
+    }
+
+    /// The group's positions on its repair topic: once it has passed the end, the repair is over.
+    pub fn observe_repair(&mut self, topic: &str, committed: &Offsets) {
+        let over = self.repair.as_ref().is_some_and(|(name, end)| {
+            name == topic && end.iter().zip(committed).all(|(e, c)| c.is_some_and(|c| c >= *e))
+        });
+        if over {
+            self.repair = None;
+        }
+    }
+
+    /// The MDT took back everything from index `from` on: no acknowledgement of it counts any more.
+    pub fn voided(&mut self, from: u64) {
+        self.floor = self.floor.min(from.saturating_sub(1));
+        self.released = self.released.min(from.saturating_sub(1));
+    }
+
+    /// The repair topic that the group has still to read.
+    #[must_use]
+    pub fn repair_topic(&self) -> Option<&str> {
+        self.repair.as_ref().map(|(name, _)| name.as_str())
+    }
+
+    /// Numbers of the last `accept` and `repair` that were applied.
+    #[must_use]
+    pub fn applied(&self) -> (u64, u64) {
+        (self.accepted, self.repaired)
+    }
+
+    /// Evicted ranges by partition: (partition, first missing position, first position that is there).
+    pub fn evicted(&self) -> impl Iterator<Item = (u32, u64, u64)> + '_ {
+        self.holds.iter().filter_map(|h| match *h {
+            Some(Hold::Evicted { partition, at, low }) => Some((partition, at, low)),
+            _ => None,
+        })
+    }
+
+    /// The first reason why this group's floor stands still, other than an unread repair topic.
+    #[must_use]
+    pub fn hold(&self) -> Option<Hold> {
+        self.holds.iter().copied().flatten().next()
+    }
+
+    /// Whether the floor stands still whatever is committed.
+    pub(super) fn frozen(&self) -> bool {
+        self.repair.is_some() || self.hold().is_some()
+    }
+
+    /// Position by partition that counts.
+    #[must_use]
+    pub fn believed(&self) -> &[Option<u64>] {
+        &self.believed
+    }
+
+    /// What the broker last said.
+    #[must_use]
+    pub fn seen(&self) -> &Offsets {
+        &self.seen
+    }
+
+    /// Highest index such that it and all before it are done for this group.
+    #[must_use]
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// Up to here a `release` policy let the MDT forget.
+    #[must_use]
+    pub fn released(&self) -> u64 {
+        self.released
+    }
+}

@@ -1,0 +1,514 @@
+//! Events in, actions out: one MDT's [`Core`].
+
+use std::collections::VecDeque;
+use std::num::NonZeroU64;
+
+use clbridge_schemas::ids::{MdtName, RecordId};
+use clbridge_sinks::state::{Mark, Retraction, State, TopicState};
+use clbridge_sinks::{Durable, GroupSpec, Offsets, Policy, Position, Progress, Stored, Topic, TopicIx};
+
+use super::Now;
+use super::clears::{ClearSettings, ClearStep, Clears};
+use super::ledger::group::GroupProgress;
+use super::ledger::{Clearable, Ledger, WithoutGroups};
+use super::stability::{Seen, Stability};
+use super::start::{Plan, Stop};
+use super::timeline::Timeline;
+use crate::source::Probe;
+
+/// How one MDT is handled.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// A record is stable at the earliest this long after it was read.
+    pub min_age: Now,
+    /// How clears are batched.
+    pub clears: ClearSettings,
+    /// What may be cleared without a persistent group.
+    pub without_groups: WithoutGroups,
+    /// State is written at least this often, so that a waiting bridge sees that this one lives.
+    pub state_every: Now,
+    /// Answers about groups and the registry older than this hold clears back.
+    pub answers_fresh: Now,
+    /// At most this many point reads at once.
+    pub reads: usize,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Records were read and have their verdict (accepted by the publisher, or dropped); `last` is the newest.
+    Read {
+        /// The newest of them.
+        last: Mark,
+        /// How many.
+        records: u64,
+        /// How many of them modules dropped.
+        dropped: u64,
+    },
+    /// A batch was sealed with this frontier.
+    Sealed(Mark),
+    /// The publisher reports.
+    Durable(Durable),
+    /// The registry was read; its groups are delivered as the following events.
+    Registry {
+        /// Its version.
+        version: u64,
+    },
+    /// The registry, or the groups' positions, could not be read.
+    Unanswered {
+        /// What could not be asked, for `status`.
+        what: &'static str,
+        /// The broker's words.
+        why: String,
+    },
+    /// A group is registered for this topic, with its first positions.
+    GroupAdded {
+        /// The topic that it takes.
+        topic: TopicIx,
+        /// Its specification.
+        spec: GroupSpec,
+        /// Its first positions.
+        first: Offsets,
+    },
+    /// A group's specification changed (policy, `accept`).
+    GroupChanged(GroupSpec),
+    /// A group is no longer registered.
+    GroupRemoved(&'a str),
+    /// `groups repair` was carried out for a group.
+    GroupRepaired {
+        /// The group.
+        group: &'a str,
+        /// Number of the command.
+        number: u64,
+        /// Its repair topic.
+        topic: String,
+        /// Position behind the last record of each partition.
+        end: Vec<u64>,
+        /// Positions that could not be republished, since the MDT no longer has their records.
+        missing: u64,
+    },
+    /// What groups have committed.
+    Progress(&'a Progress),
+    /// A probe's answer, or that it could not be carried out.
+    Probed {
+        /// The index asked for.
+        index: NonZeroU64,
+        /// The answer.
+        probe: Option<Probe>,
+    },
+    /// A clear came back.
+    Cleared {
+        /// Its value.
+        upto: Clearable,
+        /// How.
+        outcome: ClearOutcome,
+    },
+    /// A point read's answer.
+    Learned {
+        /// The topic.
+        topic: TopicIx,
+        /// The position asked for.
+        at: Position,
+        /// The first record at or behind it.
+        found: Option<Stored>,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// How a clear came back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClearOutcome {
+    /// Carried out, or nothing at or below its value can be read any more.
+    Done,
+    /// State was no longer fresh when its turn came: nothing was written to the MDT.
+    Late,
+    /// The MDT cannot just now: try again.
+    Busy(String),
+    /// The MDT refuses, and the records are still there: user unknown.
+    UnknownUser,
+    /// Beyond the MDT's newest index: it may have crashed.
+    Beyond,
+}
+
+/// What to do.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// Probe this record on a fresh descriptor.
+    Probe(NonZeroU64),
+    /// Issue this clear, unless `until` has passed when its turn comes.
+    Clear {
+        /// The value.
+        upto: Clearable,
+        /// Only before this time.
+        until: Now,
+    },
+    /// Read the first record at or behind each of these positions.
+    ReadAt(Vec<(TopicIx, Position)>),
+    /// Drop this MDT's pipeline and start again: a crash is suspected.
+    Restart(String),
+    /// Stop this MDT until an operator acts.
+    Stop(Stop),
+}
+
+/// One MDT's state machine.
+#[derive(Debug)]
+pub struct Core {
+    pub(super) settings: Settings,
+    pub(super) mdt: MdtName,
+    pub(super) owner: String,
+    pub(super) incarnation: u32,
+    retractions: Vec<Retraction>,
+    pub(super) ledger: Ledger,
+    stability: Stability,
+    pub(super) clears: Clears,
+    pub(super) timeline: Timeline,
+    sealed: VecDeque<Mark>,
+    frontier: Option<Mark>,
+    pub(super) read: u64,
+    pub(super) records: u64,
+    pub(super) dropped: u64,
+    pub(super) gap_records: u64,
+    number: u64,
+    /// States written and not yet confirmed: number and `last_clear`.
+    writing: VecDeque<(u64, u64)>,
+    state_wanted: bool,
+    state_at: Now,
+    registry: Option<(u64, Now)>,
+    answered: Option<Now>,
+    pub(super) unanswered: Option<(&'static str, String)>,
+    pub(super) clear_refused: Option<String>,
+    reads_out: bool,
+    halted: Option<Action>,
+    halt_told: bool,
+}
+
+impl Core {
+    /// Begins after a start. `state`: as it was read, or the first one.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        owner: String,
+        state: &State,
+        plan: &Plan,
+        topics: Vec<Topic>,
+        tails: &[Vec<Option<Stored>>],
+        now: Now,
+    ) -> Self {
+        let mut retractions = state.retractions.clone();
+        retractions.extend(plan.retract);
+        let frontier = plan.frontier.map_or(0, |f| f.id.index.get());
+        let ledger = Ledger::new(topics, tails, retractions.clone(), frontier, settings.without_groups);
+        let mut stability = Stability::new(settings.min_age, plan.stable);
+        if let (true, Some(f)) = (plan.stands, plan.frontier) {
+            stability.read(f, now);
+        }
+        Self {
+            settings,
+            mdt: state.mdt.clone(),
+            owner,
+            incarnation: plan.incarnation,
+            retractions,
+            ledger,
+            stability,
+            clears: Clears::new(settings.clears, state.last_clear, now),
+            timeline: Timeline::default(),
+            sealed: VecDeque::new(),
+            frontier: plan.frontier,
+            read: frontier,
+            records: 0,
+            dropped: 0,
+            gap_records: state.gap_records + plan.gap,
+            number: state.number,
+            writing: VecDeque::new(),
+            state_wanted: true,
+            state_at: now,
+            registry: None,
+            answered: None,
+            unanswered: None,
+            clear_refused: None,
+            reads_out: false,
+            halted: None,
+            halt_told: false,
+        }
+    }
+
+    /// A group that State remembers, at the start.
+    pub fn remember_group(&mut self, topic: TopicIx, group: GroupProgress) {
+        self.ledger.add_group(topic, group);
+    }
+
+    /// The only way in.
+    pub fn on(&mut self, event: Event<'_>, now: Now) {
+        match event {
+            Event::Read { last, records, dropped } => self.on_read(last, records, dropped, now),
+            Event::Sealed(mark) => self.sealed.push_back(mark),
+            Event::Durable(d) => self.on_durable(d, now),
+            Event::Registry { version } => {
+                self.registry = Some((version, now));
+                self.unanswered = None;
+            }
+            Event::Unanswered { what, why } => self.unanswered = Some((what, why)),
+            Event::GroupAdded { topic, spec, first } => {
+                self.ledger.add_group(topic, GroupProgress::registered(spec, first, 0));
+                self.state_wanted = true;
+            }
+            Event::GroupChanged(spec) => {
+                for (_, g) in self.ledger.groups_mut().filter(|(_, g)| g.spec.name == spec.name) {
+                    g.spec = spec.clone();
+                }
+            }
+            Event::GroupRemoved(name) => {
+                self.ledger.remove_group(name);
+                self.state_wanted = true;
+            }
+            Event::GroupRepaired { group, number, topic, end, missing } => {
+                for (_, g) in self.ledger.groups_mut().filter(|(_, g)| g.spec.name == group) {
+                    g.repaired(number, topic.clone(), end.clone(), missing);
+                }
+                self.state_wanted = true;
+            }
+            Event::Progress(p) => self.on_progress(p, now),
+            Event::Probed { index, probe } => self.on_probed(index, probe),
+            Event::Cleared { upto, outcome } => self.on_cleared(upto, outcome, now),
+            Event::Learned { topic, at, found } => {
+                self.reads_out = false;
+                self.ledger.learn(topic, at, found.map(|f| (f.at.offset, f.head.id())));
+            }
+            Event::Tick => {}
+        }
+    }
+
+    /// The only way out, but for State, which the publishing thread takes with [`Core::state`].
+    pub fn next_action(&mut self, now: Now) -> Option<Action> {
+        if let Some(halt) = &self.halted {
+            // A suspected crash or a contradiction: nothing is probed or cleared any more by this life.
+            return if std::mem::replace(&mut self.halt_told, true) { None } else { Some(halt.clone()) };
+        }
+        if !self.reads_out {
+            let reads = self.ledger.wanted_reads(self.settings.reads);
+            if !reads.is_empty() {
+                self.reads_out = true;
+                return Some(Action::ReadAt(reads));
+            }
+        }
+        let acknowledged = self.acknowledged(now);
+        let stable = self.stable();
+        if acknowledged > stable && self.stability.could_ask(now) {
+            return self.stability.ask(now).map(Action::Probe);
+        }
+        let clearable = if acknowledged == 0 { None } else { self.ledger.clearable(stable.min(acknowledged)) };
+        match self.clears.next(clearable, now) {
+            ClearStep::Rest => None,
+            ClearStep::NeedState(_) => {
+                self.state_wanted |= self.writing.back().is_none_or(|(_, named)| *named < self.clears.intended())
+                    || self.writing.is_empty();
+                None
+            }
+            ClearStep::Issue { upto, until } => {
+                let value = upto.index().get();
+                assert!(
+                    value <= self.clears.issued() && value <= stable.max(self.clears.issued()),
+                    "a clear of {value} above what is stable ({stable})"
+                );
+                Some(Action::Clear { upto, until })
+            }
+        }
+    }
+
+    /// Whether the publishing thread should write State now.
+    #[must_use]
+    pub fn state_due(&self, now: Now) -> bool {
+        self.halted.is_none()
+            && (self.state_wanted || now.saturating_sub(self.state_at) >= self.settings.state_every)
+    }
+
+    /// State to be written now. `sealing`: the frontier of the batch that it becomes durable with, where the broker
+    /// makes that atomic; else `None`, and State tells the durable frontier.
+    pub fn state(&mut self, sealing: Option<Mark>, wall_ms: u64, now: Now) -> State {
+        self.number += 1;
+        self.state_wanted = false;
+        self.state_at = now;
+        let last_clear = self.clears.intended();
+        self.writing.push_back((self.number, last_clear));
+        let topics = self.ledger.topics().iter().map(|t| {
+            let state = TopicState {
+                name: t.topic.name.clone(),
+                id: t.topic.id.clone(),
+                partitions: t.topic.partitions,
+            };
+            (t.topic.feed.clone().unwrap_or_default(), state)
+        });
+        State {
+            version: 1,
+            mdt: self.mdt.clone(),
+            owner: self.owner.clone(),
+            number: self.number,
+            written_ms: wall_ms,
+            incarnation: self.incarnation,
+            frontier: sealing.or(self.frontier),
+            last_clear,
+            stable: self.stability.stable(),
+            retractions: self.retractions.clone(),
+            topics: topics.collect(),
+            registry_version: self.registry.map_or(0, |(v, _)| v),
+            groups: self.ledger.groups().map(|(_, g)| (g.spec.name.clone(), g.remember())).collect(),
+            gap_records: self.gap_records,
+        }
+    }
+
+    /// The highest index that an MDT crash cannot take back; 0 if none.
+    #[must_use]
+    pub fn stable(&self) -> u64 {
+        self.stability.stable().map_or(0, |m| m.id.index.get())
+    }
+
+    /// Highest index for which a clear was issued.
+    #[must_use]
+    pub fn last_clear(&self) -> u64 {
+        self.clears.issued()
+    }
+
+    /// The ledger, for groups' management and trimming.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Version of the registry that was applied.
+    #[must_use]
+    pub fn registry_version(&self) -> Option<u64> {
+        self.registry.map(|(v, _)| v)
+    }
+
+    /// Positions by topic and partition below which nothing is needed any more.
+    #[must_use]
+    pub fn trimmable(&self, topic: TopicIx) -> Vec<u64> {
+        self.ledger.trimmable(topic, self.clears.cleared())
+    }
+
+    /// Whether answers about registry and groups are fresh enough to clear by.
+    pub(super) fn answers_fresh(&self, now: Now) -> bool {
+        let fresh = |at: Now| now.saturating_sub(at) <= self.settings.answers_fresh;
+        self.registry.is_some_and(|(_, at)| fresh(at)) && self.answered.is_some_and(fresh)
+    }
+
+    /// What groups allow to be cleared now; 0 while registry or positions cannot be read.
+    pub(super) fn acknowledged(&self, now: Now) -> u64 {
+        if self.answers_fresh(now) { self.ledger.acknowledged() } else { 0 }
+    }
+
+    fn on_read(&mut self, last: Mark, records: u64, dropped: u64, now: Now) {
+        let index = last.id.index.get();
+        assert!(index > self.read || self.records == 0, "read went back from {} to {index}", self.read);
+        self.read = index;
+        self.records += records;
+        self.dropped += dropped;
+        self.stability.read(last, now);
+        self.timeline.push(index, now);
+    }
+
+    fn on_durable(&mut self, d: Durable, now: Now) {
+        match d {
+            Durable::At { topic, at, id } => self.ledger.durable_at(topic, at, id),
+            Durable::Frontier(id) => {
+                while let Some(mark) = self.sealed.front().copied().filter(|m| m.id <= id) {
+                    self.sealed.pop_front();
+                    self.frontier = Some(mark);
+                }
+                self.ledger.set_frontier(self.frontier.map_or(0, |f| f.id.index.get()));
+            }
+            Durable::State(number) => {
+                while let Some((n, last_clear)) = self.writing.front().copied().filter(|(n, _)| *n <= number) {
+                    self.writing.pop_front();
+                    if n == number {
+                        self.clears.state_confirmed(last_clear, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_progress(&mut self, p: &Progress, now: Now) {
+        for t in self.ledger.topics() {
+            if let Some(seen) = p.topics.get(&t.topic.name)
+                && seen.id != t.topic.id
+            {
+                self.halt(Action::Stop(Stop {
+                    reason: "topic_changed",
+                    text: format!(
+                        "topic {} was deleted and created again (it was {}, it is {}): no position in it counts",
+                        t.topic.name, t.topic.id, seen.id
+                    ),
+                }));
+                return;
+            }
+        }
+        let before: Vec<Option<super::Hold>> = self.ledger.groups().map(|(_, g)| g.hold()).collect();
+        self.ledger.observe(p);
+        let (timeline, frontier) = (&self.timeline, self.ledger.frontier());
+        self.ledger.release(|g| match g.spec.policy {
+            Policy::Hold => 0,
+            Policy::Release { backlog, age } => {
+                let by_count = backlog.map_or(0, |b| frontier.saturating_sub(b));
+                by_count.max(age.map_or(0, |a| timeline.older_than(a, now)))
+            }
+        });
+        self.state_wanted |= self.ledger.groups().map(|(_, g)| g.hold()).ne(before);
+        self.timeline.forget(self.ledger.groups().map(|(_, g)| g.floor()).min().unwrap_or(frontier));
+        self.answered = Some(now);
+    }
+
+    fn on_probed(&mut self, index: NonZeroU64, probe: Option<Probe>) {
+        let found = match probe {
+            None => return self.stability.failed(),
+            Some(Probe::Found(d)) => Some(d),
+            Some(Probe::Gone { .. } | Probe::Nothing) => None,
+        };
+        if let Seen::Changed(mark) = self.stability.answer(index, found) {
+            self.halt(Action::Restart(format!("record {} is not what it was: an MDT crash is suspected", mark.id)));
+        }
+    }
+
+    fn on_cleared(&mut self, upto: Clearable, outcome: ClearOutcome, now: Now) {
+        let value = upto.index().get();
+        self.clear_refused = None;
+        match outcome {
+            ClearOutcome::Done => self.clears.returned(value, now),
+            ClearOutcome::Late => self.clears.failed(false, now),
+            ClearOutcome::Busy(_) => self.clears.failed(true, now),
+            ClearOutcome::UnknownUser => {
+                self.clears.failed(true, now);
+                self.clear_refused = Some(format!("the MDT does not know this changelog user, or it cleared beyond {value}"));
+            }
+            ClearOutcome::Beyond => {
+                self.clears.failed(true, now);
+                self.halt(Action::Restart(format!("a clear of {value} was refused as beyond the newest index")));
+            }
+        }
+    }
+
+    fn halt(&mut self, action: Action) {
+        if self.halted.is_none() {
+            self.halted = Some(action);
+        }
+    }
+
+    /// A clear is on its way to the MDT.
+    #[must_use]
+    pub fn clear_in_flight(&self) -> bool {
+        self.clears.in_flight()
+    }
+
+    /// Highest index that may be cleared now; 0 if none.
+    #[must_use]
+    pub fn clearable_now(&self, now: Now) -> u64 {
+        self.acknowledged(now).min(self.stable())
+    }
+
+    /// The frontier's identity, for those that resume.
+    #[must_use]
+    pub fn frontier(&self) -> Option<RecordId> {
+        self.frontier.map(|m| m.id)
+    }
+}

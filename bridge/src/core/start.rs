@@ -1,0 +1,313 @@
+//! What a start makes of State, the topics' tails and the MDT. A start is also the only way back from any failure.
+//!
+//! A little state machine of its own: [`Start::next`] says what to look at, the answers go back in, and at the end
+//! there is a [`Plan`] or a reason to [`Stop`]. The cases (a) to (d) are those of the design:
+//!
+//! * (a) the recovered frontier R still stands on the MDT: go on behind it;
+//! * (b) R is gone, is not above the last clear issued, and nothing at or below it can be read: cleared by us;
+//! * (c) else the lowest published record above *stable* that differs begins the next incarnation;
+//! * (d) the difference is at or below *stable*, or the changelog began anew: stop and say so.
+//!
+//! While nothing at all can be read and R is above the last clear, nothing is decided: the next record will tell.
+
+use std::num::NonZeroU64;
+
+use clbridge_schemas::ids::{Digest, RecordId};
+use clbridge_sinks::state::{Mark, Retraction, State};
+use clbridge_sinks::{Capabilities, Stored};
+
+use crate::source::Probe;
+
+/// What the broker holds, read after older writers were fenced.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// State, if one was ever written.
+    pub state: Option<State>,
+    /// Last durable record by topic and partition.
+    pub tails: Vec<Vec<Option<Stored>>>,
+    /// Any partition ever held a record.
+    pub used: bool,
+    /// What the broker can do.
+    pub capabilities: Capabilities,
+}
+
+/// What to look at next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Probe this record on a fresh descriptor.
+    Probe(NonZeroU64),
+    /// Find the oldest readable record.
+    Oldest,
+    /// Read back what was published above this index, and scan the MDT from `from` to `to` on a fresh descriptor.
+    Compare {
+        /// Read back everything of the current incarnations above this index.
+        above: u64,
+        /// First index to scan on the MDT.
+        from: NonZeroU64,
+        /// Last index to scan.
+        to: u64,
+    },
+    /// Nothing can be told until the MDT has a record again: wait a little and probe again.
+    Wait(NonZeroU64),
+    /// The plan is ready.
+    Done,
+}
+
+/// How to go on.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Plan {
+    /// Incarnation to publish under.
+    pub incarnation: u32,
+    /// Seek here first; `None`: the oldest record.
+    pub resume: Option<NonZeroU64>,
+    /// A first record at or below this index means that the changelog began anew.
+    pub above: u64,
+    /// Publish this retraction into every partition first.
+    pub retract: Option<Retraction>,
+    /// The frontier that holds now.
+    pub frontier: Option<Mark>,
+    /// What is stable now.
+    pub stable: Option<Mark>,
+    /// The frontier still stands on the MDT and becomes stable when seen again.
+    pub stands: bool,
+    /// Records that are known to be missing (the server purged them before they were read).
+    pub gap: u64,
+    /// Records at or below these already stand in their partition (identity by topic and partition): skip them.
+    pub skip: Vec<Vec<Option<RecordId>>>,
+}
+
+/// Why an MDT must be looked at by an operator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stop {
+    /// Short name, stable over versions.
+    pub reason: &'static str,
+    /// In words.
+    pub text: String,
+}
+
+/// A start in progress.
+#[derive(Debug)]
+pub struct Start {
+    found: Found,
+    /// The recovered frontier.
+    r: Option<Mark>,
+    step: Step,
+    plan: Option<Plan>,
+    gone: Option<Probe>,
+}
+
+impl Start {
+    /// Begins with what the broker holds.
+    ///
+    /// # Errors
+    /// A used topic without State: nothing can be said about what was cleared.
+    pub fn new(found: Found) -> Result<Self, Stop> {
+        let mut start = Self { r: None, step: Step::Done, plan: None, gone: None, found };
+        let Some(state) = &start.found.state else {
+            if start.found.used {
+                return Err(Stop {
+                    reason: "state_unreadable",
+                    text: "the topics hold records but there is no State that says what was cleared".into(),
+                });
+            }
+            let plan = start.plan_with(|_| {});
+            start.plan = Some(plan);
+            return Ok(start);
+        };
+        // What an atomic broker holds beyond State was not written by a bridge.
+        let above = start.found.tails.iter().flatten().flatten().filter(|t| !start.is_void(t)).max_by_key(|t| t.head.id());
+        let frontier = state.frontier;
+        if let (true, Some(above)) = (start.found.capabilities.atomic_state, above)
+            && frontier.is_none_or(|f| above.head.id() > f.id)
+            && above.head.retracts.is_none()
+        {
+            return Err(Stop {
+                reason: "foreign_records",
+                text: format!(
+                    "record {} stands in the topic above State's frontier: another program writes there",
+                    above.head.id()
+                ),
+            });
+        }
+        start.r = match above {
+            Some(t) if frontier.is_none_or(|f| t.head.id() > f.id) => {
+                Some(Mark { id: t.head.id(), digest: t.head.digest() })
+            }
+            _ => frontier,
+        };
+        match start.r {
+            // An incarnation whose retraction was published but not its State: compare, and begin it again.
+            Some(r) if r.id.incarnation > state.incarnation => start.compare(),
+            Some(r) => start.step = Step::Probe(r.id.index),
+            None => start.plan = Some(start.plan_with(|_| {})),
+        }
+        Ok(start)
+    }
+
+    /// What to look at next; [`Step::Done`]: take the [`Plan`].
+    #[must_use]
+    pub fn next(&self) -> Step {
+        self.step
+    }
+
+    /// The plan, once [`Start::next`] says [`Step::Done`].
+    #[must_use]
+    pub fn plan(self) -> Option<Plan> {
+        self.plan
+    }
+
+    /// Answer to [`Step::Probe`] and [`Step::Wait`].
+    pub fn probed(&mut self, probe: Probe) {
+        let (Some(r), Some(state)) = (self.r, &self.found.state) else { return };
+        let cleared = r.id.index.get() <= state.last_clear;
+        match probe {
+            Probe::Found(d) if d == r.digest => {
+                let stable = if cleared { Some(r) } else { state.stable };
+                self.done(self.plan_with(|p| {
+                    p.stable = stable;
+                    p.stands = true;
+                }));
+            }
+            Probe::Found(_) => self.compare(),
+            Probe::Nothing if !cleared => {
+                self.gone = Some(probe);
+                self.step = Step::Oldest;
+            }
+            Probe::Gone { .. } | Probe::Nothing => {
+                self.gone = Some(probe);
+                self.step = Step::Oldest;
+            }
+        }
+    }
+
+    /// Answer to [`Step::Oldest`].
+    pub fn oldest(&mut self, oldest: Option<u64>) {
+        let (Some(r), Some(state)) = (self.r, &self.found.state) else { return };
+        let index = r.id.index.get();
+        let cleared = index <= state.last_clear;
+        match oldest {
+            // Something at or below R is readable although R is not: taken back, or begun anew.
+            Some(o) if o <= index => self.compare(),
+            // (b)
+            _ if cleared => self.done(self.plan_with(|p| {
+                p.resume = None;
+                p.above = index;
+                p.stable = Some(r);
+            })),
+            // Purged by the server, by force: what stood between was never read.
+            Some(o) => self.done(self.plan_with(|p| {
+                p.resume = None;
+                p.above = index;
+                p.gap = o - index - 1;
+                p.stable = Some(r);
+            })),
+            None => self.step = Step::Wait(r.id.index),
+        }
+    }
+
+    /// Answer to [`Step::Compare`]: what was published above *stable*, and what stands on the MDT, both in order of
+    /// index.
+    ///
+    /// # Errors
+    /// (d): the difference is at or below *stable*.
+    pub fn compared(&mut self, published: &[Mark], standing: &[(u64, Digest)]) -> Result<(), Stop> {
+        let (Some(r), Some(state)) = (self.r, &self.found.state) else { return Ok(()) };
+        let stands = |index: u64| {
+            standing.binary_search_by_key(&index, |(i, _)| *i).ok().and_then(|at| standing.get(at)).map(|(_, d)| *d)
+        };
+        let stable = state.stable.map_or(0, |m| m.id.index.get());
+        if let Some(m) = state.stable {
+            let oldest = standing.first().map(|(i, _)| *i);
+            let differs = stands(stable).is_some_and(|d| d != m.digest);
+            let younger = oldest.is_some_and(|o| o < stable) && stands(stable).is_none();
+            if differs || younger {
+                return Err(Stop {
+                    reason: "stopped_below_stable",
+                    text: format!(
+                        "what stands at or below the stable record {} differs from what was published: the changelog \
+                         began anew, a snapshot was restored, or the MDT did not commit for longer than clear.min_age",
+                        m.id
+                    ),
+                });
+            }
+        }
+        let mut good = state.stable;
+        let mut from = None;
+        for m in published.iter().filter(|m| m.id.index.get() > stable && !self.is_void_id(m.id)) {
+            if stands(m.id.index.get()) == Some(m.digest) {
+                if from.is_none() {
+                    good = Some(*m);
+                }
+            } else {
+                from = Some(from.unwrap_or(u64::MAX).min(m.id.index.get()));
+            }
+        }
+        let from = from.unwrap_or_else(|| good.map_or(1, |g| g.id.index.get() + 1));
+        assert!(from > state.last_clear, "a reused index {from} at or below the last clear {}", state.last_clear);
+        let seen = published.iter().map(|m| m.id.incarnation).max().unwrap_or(0);
+        let incarnation = state.incarnation.max(r.id.incarnation).max(seen) + 1;
+        let to = published.last().map_or(0, |m| m.id.index.get()).max(r.id.index.get());
+        let mut plan = self.plan_with(|_| {});
+        plan.incarnation = incarnation;
+        plan.resume = NonZeroU64::new(from);
+        plan.above = from - 1;
+        plan.retract = Some(Retraction { incarnation, from, to });
+        plan.frontier = good.filter(|g| g.id.index.get() < from).map(|g| Mark {
+            id: RecordId { incarnation, index: g.id.index },
+            digest: g.digest,
+        });
+        plan.stands = false;
+        plan.skip = self.found.tails.iter().map(|t| vec![None; t.len()]).collect();
+        self.done(plan);
+        Ok(())
+    }
+
+    fn done(&mut self, plan: Plan) {
+        self.plan = Some(plan);
+        self.step = Step::Done;
+    }
+
+    fn compare(&mut self) {
+        let Some(state) = &self.found.state else { return };
+        let stable = state.stable.map_or(0, |m| m.id.index.get());
+        let to = self.r.map_or(stable, |r| r.id.index.get());
+        self.step = Step::Compare { above: stable, from: NonZeroU64::new(stable).unwrap_or(NonZeroU64::MIN), to };
+    }
+
+    /// The plan of case (a), to be altered.
+    fn plan_with(&self, alter: impl FnOnce(&mut Plan)) -> Plan {
+        let state = self.found.state.as_ref();
+        let frontier = state.and_then(|s| s.frontier);
+        let skip = self.found.tails.iter().map(|topic| {
+            topic
+                .iter()
+                .map(|t| t.as_ref().filter(|t| !self.is_void(t)).map(|t| t.head.id()))
+                .map(|id| id.filter(|id| frontier.is_none_or(|f| *id > f.id)))
+                .collect()
+        });
+        let mut plan = Plan {
+            incarnation: state.map_or(1, |s| s.incarnation),
+            resume: frontier.and_then(|f| f.id.index.checked_add(1)),
+            above: frontier.map_or(0, |f| f.id.index.get()),
+            retract: None,
+            frontier,
+            stable: state.and_then(|s| s.stable),
+            stands: false,
+            gap: 0,
+            skip: skip.collect(),
+        };
+        alter(&mut plan);
+        plan
+    }
+
+    fn is_void(&self, t: &Stored) -> bool {
+        self.is_void_id(t.head.id())
+    }
+
+    fn is_void_id(&self, id: RecordId) -> bool {
+        self.found.state.as_ref().is_some_and(|s| {
+            s.retractions.iter().any(|r| r.incarnation > id.incarnation && id.index.get() >= r.from)
+        })
+    }
+}
+

@@ -1,0 +1,437 @@
+//! The MDT's own thread: read, view in place, filter, partition, encode, publish, seal.
+//!
+//! Nothing behind a break (a pause, a jump of time, a reopened descriptor) is published before the record in front
+//! of it was seen again.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Sender, TryRecvError, sync_channel};
+use std::time::Duration;
+
+use clbridge_schemas::avro::Encoder;
+use clbridge_schemas::ids::{Digest, MdtName, RecordId};
+use clbridge_schemas::key::{self, KeyKind};
+use clbridge_schemas::lustre::{View, records};
+use clbridge_sinks::state::{Mark, Retraction};
+use clbridge_sinks::{Capabilities, Durable, Message, Publisher, Refused, SinkError, Topic, TopicIx};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use super::clearing::Request;
+use super::{BatchSettings, FeedSettings, Shared, clock};
+use crate::core::{Event, Now, Plan, Stop};
+use crate::failpoint;
+use crate::source::breaks::{Break, Breaks};
+use crate::source::{Probe, Source, SourceError};
+
+/// Bytes asked for in one read.
+const READ_BYTES: usize = 1 << 20;
+/// Longest wait for records while nothing else is to be done.
+const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// Longest wait while something is in flight.
+const BUSY_WAIT: Duration = Duration::from_millis(1);
+
+/// Why the writer ended.
+#[derive(Debug, Error)]
+pub enum WriterError {
+    /// The source failed.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The broker failed.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// An MDT crash is suspected: the next start compares.
+    #[error("{0}")]
+    Suspect(String),
+    /// An operator has to act.
+    #[error("{}", .0.text)]
+    Stop(Stop),
+}
+
+struct Feed {
+    topic: TopicIx,
+    partitions: u32,
+    types: crate::modules::TypeSet,
+    key: KeyKind,
+    encoder: Encoder,
+    skip: Vec<Option<RecordId>>,
+}
+
+/// See the module.
+pub struct Writer {
+    mdt: MdtName,
+    source: Box<dyn Source>,
+    publisher: Box<dyn Publisher>,
+    capabilities: Capabilities,
+    shared: Arc<Shared>,
+    clearing: Sender<Request>,
+    feeds: Vec<Feed>,
+    batch: BatchSettings,
+    incarnation: u32,
+    above: u64,
+    breaks: Breaks,
+    /// Newest record with a verdict.
+    last: Option<Mark>,
+    /// Bytes and time since the last seal.
+    unsealed: Option<(u64, Now)>,
+    sealed_at: Now,
+    /// Anything read since the last seal, published or dropped.
+    dirty: bool,
+    payload: Vec<u8>,
+    key: Vec<u8>,
+    durable: Vec<Durable>,
+}
+
+/// What a writer is made of.
+pub struct Parts {
+    /// The MDT.
+    pub mdt: MdtName,
+    /// Its records.
+    pub source: Box<dyn Source>,
+    /// Its only writer.
+    pub publisher: Box<dyn Publisher>,
+    /// What the broker can do.
+    pub capabilities: Capabilities,
+    /// Joined by all threads.
+    pub shared: Arc<Shared>,
+    /// To the clearing thread.
+    pub clearing: Sender<Request>,
+}
+
+impl Writer {
+    /// Joins the parts with what a start has found.
+    #[must_use]
+    pub fn new(parts: Parts, feeds: &[FeedSettings], topics: &[Topic], batch: BatchSettings, plan: &Plan) -> Self {
+        let feeds = feeds
+            .iter()
+            .zip(topics)
+            .zip(&plan.skip)
+            .map(|((f, t), skip)| Feed {
+                topic: t.ix,
+                partitions: t.partitions,
+                types: f.types,
+                key: f.key,
+                encoder: Encoder::new(&parts.mdt, f.version, f.framing),
+                skip: skip.clone(),
+            })
+            .collect();
+        Self {
+            mdt: parts.mdt,
+            source: parts.source,
+            publisher: parts.publisher,
+            capabilities: parts.capabilities,
+            shared: parts.shared,
+            clearing: parts.clearing,
+            feeds,
+            batch,
+            incarnation: plan.incarnation,
+            above: plan.above,
+            breaks: Breaks::new(None),
+            last: plan.frontier,
+            unsealed: None,
+            sealed_at: Now::ZERO,
+            dirty: false,
+            payload: Vec::with_capacity(1024),
+            key: Vec::with_capacity(64),
+            durable: Vec::new(),
+        }
+    }
+
+    /// Runs until the life is over or drained.
+    ///
+    /// # Errors
+    /// What ended it.
+    pub fn run(mut self, plan: &Plan) -> Result<(), WriterError> {
+        if let Some(retraction) = plan.retract {
+            self.retract(retraction)?;
+        }
+        if let Some(index) = plan.resume {
+            self.source.seek(index)?;
+        }
+        let mut buf = Vec::with_capacity(READ_BYTES + 1024);
+        loop {
+            self.poll(Duration::ZERO)?;
+            if self.shared.is_over() {
+                return Ok(());
+            }
+            if self.shared.draining.load(Ordering::Acquire) {
+                return self.drain();
+            }
+            let wait = if self.unsealed.is_some() || self.publisher.in_flight().0 > 0 { BUSY_WAIT } else { IDLE_WAIT };
+            buf.clear();
+            let read = self.source.read(&mut buf, READ_BYTES, wait)?;
+            if read.bytes > 0 {
+                self.breaks.after(read);
+                self.take(&buf)?;
+            }
+            self.seal_if_due(read.bytes == 0)?;
+        }
+    }
+
+    /// Gives every record of a chunk its verdict.
+    fn take(&mut self, buf: &[u8]) -> Result<(), WriterError> {
+        failpoint::hit("before_publish");
+        let (mut count, mut dropped) = (0, 0);
+        let mut last: Option<View<'_>> = None;
+        for view in records(buf, 0) {
+            let view = view.map_err(|source| SourceError::Malformed { mdt: self.mdt.clone(), source })?;
+            if let Some(b) = self.breaks.before(&view) {
+                self.told(last.take(), &mut count, &mut dropped);
+                self.verify(&b)?;
+            }
+            let Some(index) = NonZeroU64::new(view.index()).filter(|i| i.get() > self.above) else {
+                return Err(WriterError::Stop(Stop {
+                    reason: "stopped_reset",
+                    text: format!(
+                        "{}: record {} is not above {}: the changelog began anew",
+                        self.mdt,
+                        view.index(),
+                        self.above
+                    ),
+                }));
+            };
+            self.above = index.get();
+            if !self.publish(&view, RecordId { incarnation: self.incarnation, index })? {
+                dropped += 1;
+            }
+            count += 1;
+            last = Some(view);
+        }
+        self.told(last, &mut count, &mut dropped);
+        Ok(())
+    }
+
+    /// Tells the core what was read.
+    fn told(&mut self, last: Option<View<'_>>, count: &mut u64, dropped: &mut u64) {
+        let Some((view, index)) = last.and_then(|v| Some((v, NonZeroU64::new(v.index())?))) else { return };
+        let mark = Mark { id: RecordId { incarnation: self.incarnation, index }, digest: view.digest() };
+        self.last = Some(mark);
+        self.dirty = true;
+        self.shared.core().on(Event::Read { last: mark, records: *count, dropped: *dropped }, clock::now());
+        (*count, *dropped) = (0, 0);
+    }
+
+    /// Publishes one record to every feed that takes it; false if none does.
+    fn publish(&mut self, view: &View<'_>, id: RecordId) -> Result<bool, WriterError> {
+        let mut taken = false;
+        for f in 0..self.feeds.len() {
+            let feed = &self.feeds[f];
+            if !feed.types.takes(view.rtype()) {
+                continue;
+            }
+            taken = true;
+            self.key.clear();
+            let key = key::key(feed.key, view, &self.mdt, &mut self.key);
+            let partition = if key { key::partition(&self.key, feed.partitions) } else { (id.index.get() % u64::from(feed.partitions)) as u32 };
+            if feed.skip.get(partition as usize).copied().flatten().is_some_and(|upto| id <= upto) {
+                continue;
+            }
+            self.payload.clear();
+            feed.encoder.encode(view, id.incarnation, &mut self.payload);
+            let message = Message {
+                topic: feed.topic,
+                id,
+                partition,
+                kind: view.rtype(),
+                time_ns: view.time().nanos(),
+                key: key.then_some(self.key.as_slice()),
+                payload: &self.payload,
+                retracts: None,
+            };
+            send(self.publisher.as_mut(), &message, &mut self.durable, &self.shared)?;
+            let bytes = (self.payload.len() + self.key.len()) as u64;
+            match &mut self.unsealed {
+                Some((b, _)) => *b += bytes,
+                None => self.unsealed = Some((bytes, clock::now())),
+            }
+        }
+        if self.unsealed.is_some_and(|(b, _)| b >= self.batch.max_bytes) {
+            // The frontier of a seal in mid-chunk is the record just published.
+            self.last = Some(Mark { id, digest: view.digest() });
+            self.dirty = true;
+            self.seal()?;
+        }
+        Ok(taken)
+    }
+
+    /// Nothing behind a break goes out before the record in front of it was seen again on a fresh descriptor.
+    fn verify(&mut self, b: &Break) -> Result<(), WriterError> {
+        let (index, digest): (NonZeroU64, Digest) = (b.index, b.digest);
+        let (answer, answered) = sync_channel(1);
+        if self.clearing.send(Request::Verify(index, answer)).is_err() {
+            return Err(WriterError::Suspect("the clearing thread is gone".into()));
+        }
+        let probe = loop {
+            self.poll(BUSY_WAIT)?;
+            if self.shared.is_over() {
+                return Err(WriterError::Suspect("ended while a break was verified".into()));
+            }
+            match answered.try_recv() {
+                Ok(probe) => break probe?,
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => {
+                    return Err(WriterError::Suspect("the clearing thread is gone".into()));
+                }
+            }
+        };
+        match probe {
+            Probe::Found(d) if d == digest => Ok(()),
+            // It could be forgotten, so it was stable; what comes behind it goes on.
+            Probe::Gone { .. } | Probe::Nothing if index.get() <= self.shared.core().last_clear() => Ok(()),
+            _ => {
+                warn!(mdt = %self.mdt, %index, why = b.why, "a record that was read no longer stands");
+                Err(WriterError::Suspect(format!(
+                    "record {index} no longer stands as it was read ({}): an MDT crash is suspected",
+                    b.why
+                )))
+            }
+        }
+    }
+
+    /// A retraction in every partition of every feed, durable with the State that begins the incarnation.
+    fn retract(&mut self, r: Retraction) -> Result<(), WriterError> {
+        let Some(index) = NonZeroU64::new(r.from) else { return Ok(()) };
+        let id = RecordId { incarnation: r.incarnation, index };
+        let time_ns = i64::try_from(clock::wall().as_nanos()).unwrap_or(i64::MAX);
+        for f in 0..self.feeds.len() {
+            let feed = &self.feeds[f];
+            self.payload.clear();
+            feed.encoder.encode_retraction(id, time_ns, r.incarnation - 1, r.from, r.to, &mut self.payload);
+            for partition in 0..feed.partitions {
+                let message = Message {
+                    topic: feed.topic,
+                    id,
+                    partition,
+                    kind: clbridge_schemas::lustre::RecordType::MARK,
+                    time_ns,
+                    key: None,
+                    payload: &self.payload,
+                    retracts: Some(r),
+                };
+                send(self.publisher.as_mut(), &message, &mut self.durable, &self.shared)?;
+            }
+        }
+        info!(mdt = %self.mdt, incarnation = r.incarnation, from = r.from, to = r.to, "retracted: the MDT took these back");
+        self.dirty = true;
+        self.seal()
+    }
+
+    fn seal_if_due(&mut self, dry: bool) -> Result<(), WriterError> {
+        let now = clock::now();
+        let age = self.unsealed.map(|(_, since)| now.saturating_sub(since));
+        let due = match age {
+            Some(age) => age >= self.batch.max_age || (dry && now.saturating_sub(self.sealed_at) >= self.batch.min_age),
+            None => self.dirty && dry,
+        };
+        if (due || self.shared.core().state_due(now)) && self.publisher.ready() {
+            self.seal()?;
+        }
+        Ok(())
+    }
+
+    /// Seals what was published and read so far, with State where it can travel inside, else beside it.
+    fn seal(&mut self) -> Result<(), WriterError> {
+        while !self.publisher.ready() {
+            self.poll(BUSY_WAIT)?;
+            if self.shared.is_over() {
+                return Ok(());
+            }
+        }
+        let now = clock::now();
+        let wall_ms = u64::try_from(clock::wall().as_millis()).unwrap_or(u64::MAX);
+        let frontier = self.last;
+        let (state, beside) = {
+            let mut core = self.shared.core();
+            if self.dirty && let Some(mark) = frontier {
+                core.on(Event::Sealed(mark), now);
+            }
+            if self.capabilities.atomic_state {
+                (Some(core.state(frontier, wall_ms, now)), None)
+            } else {
+                (None, core.state_due(now).then(|| core.state(None, wall_ms, now)))
+            }
+        };
+        failpoint::hit("before_commit");
+        if self.dirty || state.is_some() {
+            accepted(self.publisher.seal(frontier.map(|m| m.id), state.as_ref()))?;
+        }
+        if let Some(state) = beside {
+            accepted(self.publisher.store(&state))?;
+        }
+        self.unsealed = None;
+        self.dirty = false;
+        self.sealed_at = now;
+        Ok(())
+    }
+
+    fn poll(&mut self, wait: Duration) -> Result<(), WriterError> {
+        poll(self.publisher.as_mut(), wait, &mut self.durable, &self.shared)
+    }
+
+    /// Makes everything that was read durable, then reports the drain; goes on writing State until the life is over,
+    /// so that clears can still be issued.
+    fn drain(&mut self) -> Result<(), WriterError> {
+        self.seal()?;
+        while !self.shared.is_over() {
+            self.poll(Duration::from_millis(5))?;
+            if self.publisher.in_flight().0 == 0 && self.publisher.ready() {
+                self.shared.drained.store(true, Ordering::Release);
+            }
+            if self.shared.core().state_due(clock::now()) && self.publisher.ready() {
+                self.seal()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hands a message over; while the client's buffers are full, nothing more is read.
+fn send(
+    publisher: &mut dyn Publisher,
+    message: &Message<'_>,
+    durable: &mut Vec<Durable>,
+    shared: &Shared,
+) -> Result<(), WriterError> {
+    loop {
+        match publisher.publish(message) {
+            Ok(()) => return Ok(()),
+            Err(Refused::Full) => {
+                poll(publisher, BUSY_WAIT, durable, shared)?;
+                if shared.is_over() {
+                    return Err(WriterError::Suspect("ended while the broker was stalled".into()));
+                }
+            }
+            Err(Refused::Dead(e)) => return Err(e.into()),
+        }
+    }
+}
+
+fn poll(
+    publisher: &mut dyn Publisher,
+    wait: Duration,
+    durable: &mut Vec<Durable>,
+    shared: &Shared,
+) -> Result<(), WriterError> {
+    durable.clear();
+    let result = publisher.poll(wait, &mut |d| durable.push(d));
+    shared.in_flight.store(publisher.in_flight().0, Ordering::Relaxed);
+    if !durable.is_empty() {
+        failpoint::hit("after_commit");
+        let now = clock::now();
+        let mut core = shared.core();
+        for d in durable.drain(..) {
+            core.on(Event::Durable(d), now);
+        }
+    }
+    Ok(result?)
+}
+
+/// `ready` said yes on this very thread, so a refusal other than death is a broken contract.
+fn accepted(result: Result<(), Refused>) -> Result<(), WriterError> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(Refused::Dead(e)) => Err(e.into()),
+        Err(Refused::Full) => Err(WriterError::Suspect("the publisher refused a seal that it was ready for".into())),
+    }
+}
