@@ -101,7 +101,8 @@ pub struct Recovered {
     pub state: Option<State>,
     /// For each topic (by [`TopicIx`]) and partition the last durable record, `None` where none is readable.
     pub tails: Vec<Vec<Option<Stored>>>,
-    /// True if any partition of any topic ever held a record (its high mark is above 0).
+    /// True if any partition of any topic holds a durable record, or held one (its low mark is above 0). What only an
+    /// aborted batch left behind does not count: a bridge killed in its very first batch starts as the first time.
     pub used: bool,
 }
 

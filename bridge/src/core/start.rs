@@ -5,7 +5,7 @@
 //!
 //! * (a) the recovered frontier R still stands on the MDT: go on behind it;
 //! * (b) R is gone, is not above the last clear issued, and nothing at or below it can be read: cleared by us;
-//! * (c) else the lowest published record above *stable* that differs begins the next incarnation;
+//! * (c) else the next incarnation begins right behind the last published record that still stands;
 //! * (d) the difference is at or below *stable*, or the changelog began anew: stop and say so.
 //!
 //! While nothing at all can be read and R is above the last clear, nothing is decided: the next record will tell.
@@ -231,18 +231,17 @@ impl Start {
                 });
             }
         }
-        let mut good = state.stable;
-        let mut from = None;
-        for m in published.iter().filter(|m| m.id.index.get() > stable && !self.is_void_id(m.id)) {
-            if stands(m.id.index.get()) == Some(m.digest) {
-                if from.is_none() {
-                    good = Some(*m);
-                }
-            } else {
-                from = Some(from.unwrap_or(u64::MAX).min(m.id.index.get()));
-            }
-        }
-        let from = from.unwrap_or_else(|| good.map_or(1, |g| g.id.index.get() + 1));
+        // What a crash takes back is always a suffix: everything up to the last published record that still stands,
+        // stands too. Between that one and the first that differs there may be records which a module dropped; nobody
+        // knows their content any more, so the next incarnation begins right behind what is known to stand.
+        let good = published
+            .iter()
+            .filter(|m| m.id.index.get() > stable && !self.is_void_id(m.id))
+            .take_while(|m| stands(m.id.index.get()) == Some(m.digest))
+            .last()
+            .copied()
+            .or(state.stable);
+        let from = good.map_or(1, |g| g.id.index.get() + 1);
         assert!(from > state.last_clear, "a reused index {from} at or below the last clear {}", state.last_clear);
         let seen = published.iter().map(|m| m.id.incarnation).max().unwrap_or(0);
         let incarnation = state.incarnation.max(r.id.incarnation).max(seen) + 1;
@@ -252,11 +251,11 @@ impl Start {
         plan.resume = NonZeroU64::new(from);
         plan.above = from - 1;
         plan.retract = Some(Retraction { incarnation, from, to });
-        plan.frontier = good.filter(|g| g.id.index.get() < from).map(|g| Mark {
+        plan.frontier = good.map(|g| Mark {
             id: RecordId { incarnation, index: g.id.index },
             digest: g.digest,
         });
-        plan.stands = false;
+        plan.stands = plan.frontier.is_some();
         plan.skip = self.found.tails.iter().map(|t| vec![None; t.len()]).collect();
         self.done(plan);
         Ok(())

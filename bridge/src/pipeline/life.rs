@@ -16,7 +16,7 @@ use super::control::{Control, Ended};
 use super::recovery::{self, RecoveryError};
 use super::writer::{Parts, Writer, WriterError};
 use super::{PipelineSettings, Shared, clock, groups};
-use crate::core::{Core, Found, Stop};
+use crate::core::{Core, Event, Found, Stop};
 use crate::source::{SourceError, SourceFactory};
 use crate::status::Phase;
 
@@ -187,6 +187,11 @@ impl World {
             }
             core.remember_group(topic.ix, group);
         }
+        // Positions are looked at before anything is published: one beyond the end would soon look like a commit.
+        let names: Vec<String> = core.ledger().groups().map(|(_, g)| g.spec.name.clone()).collect();
+        let progress = self.observer.progress(&names, &topics).await?;
+        core.on(Event::Registry { version: registry.version }, clock::now());
+        core.on(Event::Progress(&progress), clock::now());
         let shared = Arc::new(Shared::new(core));
         let (clearing, requests) = channel();
         let clear_thread = clearing::spawn(self.mdt.as_str(), clearer, requests, shared.clone())

@@ -3,14 +3,14 @@
 //! Nothing behind a break (a pause, a jump of time, a reopened descriptor) is published before the record in front
 //! of it was seen again.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, TryRecvError, sync_channel};
 use std::time::Duration;
 
 use clbridge_schemas::avro::Encoder;
-use clbridge_schemas::ids::{Digest, MdtName, RecordId};
+use clbridge_schemas::ids::{MdtName, RecordId};
 use clbridge_schemas::key::{self, KeyKind};
 use clbridge_schemas::lustre::{View, records};
 use clbridge_sinks::state::{Mark, Retraction};
@@ -22,8 +22,7 @@ use super::clearing::Request;
 use super::{BatchSettings, FeedSettings, Shared, clock};
 use crate::core::{Event, Now, Plan, Stop};
 use crate::failpoint;
-use crate::source::breaks::{Break, Breaks};
-use crate::source::{Probe, Source, SourceError};
+use crate::source::{Break, Breaks, Probe, Read, Source, SourceError};
 
 /// Bytes asked for in one read.
 const READ_BYTES: usize = 1 << 20;
@@ -51,7 +50,7 @@ pub enum WriterError {
 
 struct Feed {
     topic: TopicIx,
-    partitions: u32,
+    partitions: NonZeroU32,
     types: crate::modules::TypeSet,
     key: KeyKind,
     encoder: Encoder,
@@ -109,7 +108,7 @@ impl Writer {
             .zip(&plan.skip)
             .map(|((f, t), skip)| Feed {
                 topic: t.ix,
-                partitions: t.partitions,
+                partitions: NonZeroU32::new(t.partitions).unwrap_or(NonZeroU32::MIN),
                 types: f.types,
                 key: f.key,
                 encoder: Encoder::new(&parts.mdt, f.version, f.framing),
@@ -162,21 +161,21 @@ impl Writer {
             buf.clear();
             let read = self.source.read(&mut buf, READ_BYTES, wait)?;
             if read.bytes > 0 {
-                self.breaks.after(read);
-                self.take(&buf)?;
+                self.take(&buf, read)?;
             }
             self.seal_if_due(read.bytes == 0)?;
         }
     }
 
     /// Gives every record of a chunk its verdict.
-    fn take(&mut self, buf: &[u8]) -> Result<(), WriterError> {
+    fn take(&mut self, buf: &[u8], read: Read) -> Result<(), WriterError> {
         failpoint::hit("before_publish");
         let (mut count, mut dropped) = (0, 0);
         let mut last: Option<View<'_>> = None;
+        let mut doubt = read.in_doubt();
         for view in records(buf, 0) {
             let view = view.map_err(|source| SourceError::Malformed { mdt: self.mdt.clone(), source })?;
-            if let Some(b) = self.breaks.before(&view) {
+            if let Some(b) = self.breaks.before(&view, std::mem::take(&mut doubt)) {
                 self.told(last.take(), &mut count, &mut dropped);
                 self.verify(&b)?;
             }
@@ -222,8 +221,14 @@ impl Writer {
             }
             taken = true;
             self.key.clear();
-            let key = key::key(feed.key, view, &self.mdt, &mut self.key);
-            let partition = if key { key::partition(&self.key, feed.partitions) } else { (id.index.get() % u64::from(feed.partitions)) as u32 };
+            key::key(feed.key, view, &self.mdt, &mut self.key);
+            let keyed = feed.key != KeyKind::None;
+            let partition = if keyed {
+                key::partition(&self.key, feed.partitions)
+            } else {
+                // Below the number of partitions, so it fits.
+                (id.index.get() % u64::from(feed.partitions.get())) as u32
+            };
             if feed.skip.get(partition as usize).copied().flatten().is_some_and(|upto| id <= upto) {
                 continue;
             }
@@ -235,7 +240,7 @@ impl Writer {
                 partition,
                 kind: view.rtype(),
                 time_ns: view.time().nanos(),
-                key: key.then_some(self.key.as_slice()),
+                key: keyed.then_some(self.key.as_slice()),
                 payload: &self.payload,
                 retracts: None,
             };
@@ -257,7 +262,7 @@ impl Writer {
 
     /// Nothing behind a break goes out before the record in front of it was seen again on a fresh descriptor.
     fn verify(&mut self, b: &Break) -> Result<(), WriterError> {
-        let (index, digest): (NonZeroU64, Digest) = (b.index, b.digest);
+        let (Some(index), digest) = (NonZeroU64::new(b.verify.0), b.verify.1) else { return Ok(()) };
         let (answer, answered) = sync_channel(1);
         if self.clearing.send(Request::Verify(index, answer)).is_err() {
             return Err(WriterError::Suspect("the clearing thread is gone".into()));
@@ -280,9 +285,9 @@ impl Writer {
             // It could be forgotten, so it was stable; what comes behind it goes on.
             Probe::Gone { .. } | Probe::Nothing if index.get() <= self.shared.core().last_clear() => Ok(()),
             _ => {
-                warn!(mdt = %self.mdt, %index, why = b.why, "a record that was read no longer stands");
+                warn!(mdt = %self.mdt, %index, why = ?b.why, "a record that was read no longer stands");
                 Err(WriterError::Suspect(format!(
-                    "record {index} no longer stands as it was read ({}): an MDT crash is suspected",
+                    "record {index} no longer stands as it was read ({:?}): an MDT crash is suspected",
                     b.why
                 )))
             }
@@ -298,7 +303,7 @@ impl Writer {
             let feed = &self.feeds[f];
             self.payload.clear();
             feed.encoder.encode_retraction(id, time_ns, r.incarnation - 1, r.from, r.to, &mut self.payload);
-            for partition in 0..feed.partitions {
+            for partition in 0..feed.partitions.get() {
                 let message = Message {
                     topic: feed.topic,
                     id,

@@ -4,6 +4,9 @@
 //! block for a minute while an MDT restarts. Neither decides anything about reused indexes: they report what was
 //! seen and how long it took, the core judges.
 
+mod breaks;
+pub use breaks::*;
+
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -24,6 +27,7 @@ pub struct Read {
     pub reopened: bool,
 }
 
+impl Read { #[allow(missing_docs)] pub fn in_doubt(&self)->bool{self.reopened} }
 /// Reads one MDT's records in order.
 pub trait Source: Send {
     /// Appends whole records in the kernel's layout to `buf` (cleared by the caller), at most about `limit` bytes,

@@ -94,7 +94,8 @@ impl GroupProgress {
         }
     }
 
-    /// `groups accept`: what is committed now is believed; skipped records are counted.
+    /// `groups accept`: what is committed now is believed; skipped records are counted. A position that is still
+    /// beyond the end cannot be believed, since records to come would count as done: it has to be put right first.
     pub fn accept(&mut self, number: u64, low: &[u64], end: &[u64]) {
         self.accepted = number;
         for p in 0..self.believed.len() {
@@ -102,8 +103,10 @@ impl GroupProgress {
             if let Some(Hold::Evicted { at, low, .. }) = self.holds[p] {
                 self.gaps += low - at;
             }
-            if self.holds[p].is_some() && let Some(now) = self.seen.get(p).copied().flatten() {
-                self.believed[p] = Some(now.clamp(low, end.max(low)));
+            if self.holds[p].is_some()
+                && let Some(now) = self.seen.get(p).copied().flatten().filter(|now| *now <= end)
+            {
+                self.believed[p] = Some(now.max(low));
                 self.holds[p] = None;
             }
         }
