@@ -202,7 +202,7 @@ pub trait GroupObserver: Send + Sync {
 
     /// Changes the registry: reads it, lets `change` alter it, writes it with the next version. No change by another
     /// writer in between is lost. Returns what was written.
-    async fn change_registry(&self, change: &mut (dyn FnMut(&mut Registry) + Send)) -> Result<Registry, SinkError>;
+    async fn change_registry(&self, change: &mut (dyn for<'r> FnMut(&'r mut Registry) + Send)) -> Result<Registry, SinkError>;
 }
 
 /// One record handed to a consumer.

@@ -78,16 +78,18 @@ fn stored(p: usize, e: &Entry) -> Stored {
     Stored { at: Position { partition: p as u32, offset: e.offset }, head: head(e) }
 }
 
-fn head(e: &Entry) -> Head {
-    Head {
+fn head(e: &Entry) -> clbridge_sinks::topic::Head {
+    clbridge_sinks::topic::Head::of(&Head {
         version: clbridge_schemas::avro::SchemaVersion::V5,
-        index: e.id.index,
+        mdt: "sim-MDT0000",
+        index: e.id.index.get(),
         incarnation: e.id.incarnation,
-        record_type: RecordType(1),
+        type_code: 1,
         time: Time::from_nanos(i64::try_from(e.uid).unwrap()),
         tfid: Fid { seq: e.uid, oid: 0, ver: 0 },
         retracts: e.retracts.map(|r| Retracts { incarnation: r.incarnation - 1, from: r.from, to: r.to }),
-    }
+    })
+    .unwrap()
 }
 
 /// The digest that [`head`] gives for this content.

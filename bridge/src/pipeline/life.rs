@@ -51,7 +51,11 @@ impl From<SourceError> for Death {
     fn from(e: SourceError) -> Self {
         match e {
             SourceError::Malformed { .. } => Self::Stop(Stop { reason: "malformed", text: e.to_string() }),
-            SourceError::Io { .. } => Self::Again(e.to_string()),
+            // The next start tells a reset from a crash.
+            SourceError::OutOfOrder { .. } => Self::Suspect(e.to_string()),
+            SourceError::Io { .. } | SourceError::Discovery { .. } | SourceError::User { .. } => {
+                Self::Again(e.to_string())
+            }
         }
     }
 }

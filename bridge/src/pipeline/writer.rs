@@ -9,10 +9,10 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, TryRecvError, sync_channel};
 use std::time::Duration;
 
-use clbridge_schemas::avro::Encoder;
+use clbridge_schemas::avro::{Additions, Encoder, Retraction as RetractionRecord, Retracts};
 use clbridge_schemas::ids::{MdtName, RecordId};
 use clbridge_schemas::key::{self, KeyKind};
-use clbridge_schemas::lustre::{View, records};
+use clbridge_schemas::lustre::{Time, View, records};
 use clbridge_sinks::state::{Mark, Retraction};
 use clbridge_sinks::{Capabilities, Durable, Message, Publisher, Refused, SinkError, Topic, TopicIx};
 use thiserror::Error;
@@ -233,7 +233,7 @@ impl Writer {
                 continue;
             }
             self.payload.clear();
-            feed.encoder.encode(view, id.incarnation, &mut self.payload);
+            feed.encoder.encode(view, id.incarnation, Additions::default(), &mut self.payload);
             let message = Message {
                 topic: feed.topic,
                 id,
@@ -302,7 +302,12 @@ impl Writer {
         for f in 0..self.feeds.len() {
             let feed = &self.feeds[f];
             self.payload.clear();
-            feed.encoder.encode_retraction(id, time_ns, r.incarnation - 1, r.from, r.to, &mut self.payload);
+            let record = RetractionRecord {
+                at: id,
+                time: Time::from_nanos(time_ns),
+                void: Retracts { incarnation: r.incarnation - 1, from: r.from, to: r.to },
+            };
+            feed.encoder.encode_retraction(&record, &mut self.payload);
             for partition in 0..feed.partitions.get() {
                 let message = Message {
                     topic: feed.topic,

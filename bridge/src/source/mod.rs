@@ -5,7 +5,15 @@
 //! seen and how long it took, the core judges.
 
 mod breaks;
-pub use breaks::*;
+mod clearer;
+mod clock;
+mod device;
+mod factory;
+mod lustre;
+mod pace;
+mod reader;
+mod replay;
+mod syscalls;
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -15,19 +23,46 @@ use thiserror::Error;
 
 use crate::core::Clearable;
 
+pub use breaks::{Break, Breaks, Why};
+pub use clearer::DeviceClearer;
+pub use clock::{BootClock, Clock};
+pub use device::{Answer, Descriptor, Device, LEAST_ROOM, Mode, UserId, UserIdError};
+pub use factory::LustreFactory;
+pub use lustre::{DEVICE_DIR, DEVICE_PREFIX, LustreDescriptor, LustreDevice, discover};
+pub use pace::PaceSettings;
+pub use reader::DeviceSource;
+pub use replay::{Replay, ReplayFactory};
+pub use syscalls::{Kernel, Syscalls};
+
+/// How much an MDT's thread reads at once, in bytes: one read then holds all that the kernel prefetches.
+pub const READ_LIMIT: usize = 1 << 20;
+/// A [`Read::paused`] beyond this may hide an MDT crash.
+pub const PAUSE: Duration = Duration::from_secs(2);
+
 /// What one read brought.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Read {
     /// Whole records were appended to the buffer.
     pub bytes: usize,
-    /// The longest silence since the last call that brought records: this call's own waiting and the caller's time
-    /// between the calls, whichever is longer. The core compares it with what an MDT restart needs at least.
+    /// How long ago records were last brought, or the last one brought was seen unchanged on a fresh descriptor: this
+    /// call's own waiting and the caller's time between the calls. The core compares it with what an MDT restart
+    /// needs at least.
     pub paused: Duration,
-    /// The descriptor was opened again since the last call: what follows was seen by a fresh look at the log.
+    /// The descriptor was opened again since the last call that brought records, and the last record brought was not
+    /// found there as it was: it was cleared, or taken back. (Where it was found, the reader has made the check that
+    /// a reopening asks for.) Also true for the first records after [`Source::seek`]. With `bytes == 0` it only says
+    /// that the record is not there now.
     pub reopened: bool,
 }
 
-impl Read { #[allow(missing_docs)] pub fn in_doubt(&self)->bool{self.reopened} }
+impl Read {
+    /// Has the record before these to be verified elsewhere? To be given to [`Breaks::before`] for the first of them.
+    #[must_use]
+    pub fn in_doubt(&self) -> bool {
+        self.reopened || self.paused > PAUSE
+    }
+}
+
 /// Reads one MDT's records in order.
 pub trait Source: Send {
     /// Appends whole records in the kernel's layout to `buf` (cleared by the caller), at most about `limit` bytes,
@@ -114,6 +149,14 @@ pub enum SourceError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The place where MDTs are looked for cannot be read.
+    #[error("looking for MDTs in {place} failed: {source}")]
+    Discovery {
+        /// A folder or an address.
+        place: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
     /// The device gave bytes that are not a record.
     #[error("{mdt}: {source}; the MDT's changelog is damaged there or of an unknown version: see docs/what-happens-when.md")]
     Malformed {
@@ -122,6 +165,35 @@ pub enum SourceError {
         /// Index and byte offset.
         source: clbridge_schemas::lustre::RecordError,
     },
+    /// One descriptor gave an index that is not above the one before, or not above where it was opened.
+    #[error(
+        "{mdt}: record {got} came behind record {last} on the same descriptor; indexes of one changelog only rise: was it reset, or the file system formatted? See docs/what-happens-when.md"
+    )]
+    OutOfOrder {
+        /// The MDT.
+        mdt: MdtName,
+        /// The index before, or the one that the descriptor was opened behind.
+        last: u64,
+        /// The index that came.
+        got: u64,
+    },
+    /// The changelog user that was configured cannot be one.
+    #[error("{mdt}: {source}")]
+    User {
+        /// The MDT.
+        mdt: MdtName,
+        /// What is wrong.
+        source: UserIdError,
+    },
+}
+
+impl SourceError {
+    /// The MDT is not on this client (any more): `ENOENT`, `ENODEV` or `ENXIO`.
+    #[must_use]
+    pub fn is_vanished(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO))
+    }
 }
 
 /// Why a clear did not succeed.

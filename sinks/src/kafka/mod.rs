@@ -1,0 +1,283 @@
+//! Apache Kafka.
+//!
+//! A sealed batch and State are one transaction of the MDT's own producer, whose `transactional.id` is the fence.
+//! What the broker was seen to do, and why things are done as they are, is in `docs/brokers/kafka.md`.
+//! This module never knows another broker, and never takes an offset, a topic or a group for what it was without
+//! having looked.
+
+mod config;
+mod consume;
+mod native;
+mod progress;
+mod publish;
+mod read;
+mod recover;
+mod registry;
+mod topology;
+mod write;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use clbridge_schemas::ids::{MdtName, RecordId};
+use rdkafka::admin::AdminClient;
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+pub use config::{Delivery, KafkaConfig};
+pub use consume::Subscription;
+
+use crate::error::SinkError;
+use crate::state::State;
+use crate::topic::{Position, Stored, Topic, TopicSpec};
+use crate::traits::{Capabilities, Consumer, Recovered, Sink};
+use native::{Admin, NativeError};
+
+/// A Kafka cluster: sink, observer of groups, and maker of consumers. Cheap to clone.
+#[derive(Clone)]
+pub struct KafkaSink {
+    shared: Arc<Shared>,
+}
+
+/// What all uses of the cluster share. Its functions block and are called on tokio's blocking threads.
+struct Shared {
+    config: KafkaConfig,
+    admin: AdminClient<DefaultClientContext>,
+    /// One reader for all reading at positions; whoever needs it while it is lent makes another.
+    reader: Mutex<Option<read::Reader>>,
+}
+
+impl KafkaSink {
+    /// A sink for the cluster that `config` names. Nothing is asked of the broker yet.
+    ///
+    /// # Errors
+    /// [`SinkError::Mismatch`] for a setting that is not possible, named.
+    pub fn new(config: KafkaConfig) -> Result<Self, SinkError> {
+        config.check()?;
+        let admin = config
+            .client()?
+            .create()
+            .map_err(|e| client_error(&config, &e))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                config,
+                admin,
+                reader: Mutex::new(None),
+            }),
+        })
+    }
+
+    /// The settings that it was made with.
+    #[must_use]
+    pub fn config(&self) -> &KafkaConfig {
+        &self.shared.config
+    }
+
+    /// A new member of `group`.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`] if the client cannot be made.
+    pub fn consumer(
+        &self,
+        group: &str,
+        what: &Subscription,
+    ) -> Result<Box<dyn Consumer>, SinkError> {
+        Ok(Box::new(consume::Member::new(
+            &self.shared.config,
+            group,
+            what,
+        )?))
+    }
+
+    /// A reader that sees what comes from now on and leaves nothing behind. With `uncommitted` it does not wait for
+    /// transactions: sooner, but records of an aborted one are seen too.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`] if the client cannot be made.
+    pub fn ephemeral(
+        &self,
+        what: &Subscription,
+        uncommitted: bool,
+    ) -> Result<Box<dyn Consumer>, SinkError> {
+        Ok(Box::new(consume::Ephemeral::new(
+            &self.shared.config,
+            what,
+            uncommitted,
+        )?))
+    }
+
+    /// Runs `f` where blocking is allowed.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Shared) -> Result<T, SinkError> + Send + 'static,
+    ) -> Result<T, SinkError> {
+        let shared = Arc::clone(&self.shared);
+        match tokio::task::spawn_blocking(move || f(&shared)).await {
+            Ok(result) => result,
+            Err(e) => match e.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(e) => Err(SinkError::Unavailable {
+                    what: "kafka".to_owned(),
+                    why: format!("the runtime is shutting down: {e}"),
+                }),
+            },
+        }
+    }
+}
+
+impl Shared {
+    fn admin(&self) -> Admin<'_> {
+        Admin {
+            client: self.admin.inner(),
+            wait_ms: self.config.request_timeout_ms,
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for KafkaSink {
+    fn capabilities(&self) -> Capabilities {
+        let transactional = self.shared.config.delivery == Delivery::Transactional;
+        Capabilities {
+            atomic_state: transactional,
+            read_back: true,
+            exactly_once: transactional,
+        }
+    }
+
+    async fn prepare(
+        &self,
+        want: &[TopicSpec],
+        pinned: Option<&State>,
+    ) -> Result<Vec<Topic>, SinkError> {
+        let (want, pinned) = (want.to_vec(), pinned.cloned());
+        self.blocking(move |s| s.prepare(&want, pinned.as_ref()))
+            .await
+    }
+
+    async fn peek_state(&self, mdt: &MdtName) -> Result<Option<State>, SinkError> {
+        let mdt = mdt.clone();
+        self.blocking(move |s| s.peek_state(&mdt)).await
+    }
+
+    async fn recover(&self, mdt: &MdtName, topics: &[Topic]) -> Result<Recovered, SinkError> {
+        let (mdt, topics) = (mdt.clone(), topics.to_vec());
+        self.blocking(move |s| s.recover(&mdt, &topics)).await
+    }
+
+    async fn read_at(
+        &self,
+        topic: &Topic,
+        at: &[Position],
+    ) -> Result<Vec<Option<Stored>>, SinkError> {
+        let (topic, at) = (topic.clone(), at.to_vec());
+        self.blocking(move |s| s.read_at(&topic, &at)).await
+    }
+
+    async fn read_back(
+        &self,
+        topic: &Topic,
+        incarnation: u32,
+        above: u64,
+        each: &mut (dyn FnMut(Stored) + Send),
+    ) -> Result<(), SinkError> {
+        // The records come over a channel since `each` cannot leave this task.
+        let (tx, mut rx) = tokio::sync::mpsc::channel(1024);
+        let topic = topic.clone();
+        let reading = self.blocking(move |s| {
+            s.read_back(&topic, incarnation, above, &mut |stored| {
+                tx.blocking_send(stored).is_ok()
+            })
+        });
+        let taking = async {
+            while let Some(stored) = rx.recv().await {
+                each(stored);
+            }
+        };
+        let (result, ()) = tokio::join!(reading, taking);
+        result
+    }
+
+    async fn trim(
+        &self,
+        topic: &Topic,
+        below: &[u64],
+        keep: Duration,
+    ) -> Result<Vec<u64>, SinkError> {
+        let (topic, below) = (topic.clone(), below.to_vec());
+        self.blocking(move |s| s.trim(&topic, &below, keep)).await
+    }
+
+    async fn publish_schema(&self, fingerprint: [u8; 8], json: &str) -> Result<(), SinkError> {
+        let key: String = fingerprint.iter().map(|b| format!("{b:02x}")).collect();
+        let json = json.to_owned();
+        self.blocking(move |s| {
+            s.make_compacted(&s.config.schema_topic)?;
+            s.write(&s.config.schema_topic, &[(key.as_bytes(), json.as_bytes())])
+                .map(|_| ())
+        })
+        .await
+    }
+
+    async fn repair(
+        &self,
+        topic: &Topic,
+        group: &str,
+        records: &[(RecordId, Vec<u8>, Vec<u8>)],
+    ) -> Result<(Topic, Vec<u64>), SinkError> {
+        let (topic, group, records) = (topic.clone(), group.to_owned(), records.to_vec());
+        self.blocking(move |s| {
+            let repair = s.make_repair_topic(&topic, &group)?;
+            let pairs: Vec<(&[u8], &[u8])> = records
+                .iter()
+                .map(|(_, k, p)| (k.as_slice(), p.as_slice()))
+                .collect();
+            let end = match s.write(&repair.name, &pairs)? {
+                Some(last) => last + 1,
+                None => s.ends(&repair)?[0],
+            };
+            Ok((repair, vec![end]))
+        })
+        .await
+    }
+}
+
+/// Sorts an error by what the caller has to do about it.
+fn sort(what: impl Into<String>, e: &NativeError) -> SinkError {
+    use RDKafkaErrorCode as C;
+    let (what, why) = (what.into(), e.text.clone());
+    match e.code {
+        C::Fenced
+        | C::ProducerFenced
+        | C::InvalidProducerEpoch
+        | C::TransactionCoordinatorFenced => SinkError::Fenced { what, owner: None },
+        C::TopicAuthorizationFailed
+        | C::GroupAuthorizationFailed
+        | C::ClusterAuthorizationFailed
+        | C::TransactionalIdAuthorizationFailed
+        | C::SaslAuthenticationFailed
+        | C::Authentication => SinkError::Unauthorised { what, why },
+        C::MessageSizeTooLarge | C::InvalidMessageSize => SinkError::Mismatch {
+            what,
+            why,
+            hint: "raise the topic's max.message.bytes above kafka.batch_bytes, or lower that"
+                .to_owned(),
+        },
+        _ => SinkError::Unavailable { what, why },
+    }
+}
+
+/// As [`sort`], for errors of the crate.
+fn sort_kafka(what: impl Into<String>, e: KafkaError) -> SinkError {
+    sort(what, &NativeError::from(e))
+}
+
+/// A client that cannot even be made is a matter of settings: TLS files, SASL mechanisms.
+fn client_error(config: &KafkaConfig, e: &KafkaError) -> SinkError {
+    SinkError::Mismatch {
+        what: format!("Kafka client for {}", config.bootstrap_servers),
+        why: e.to_string(),
+        hint: "correct the settings under kafka.librdkafka".to_owned(),
+    }
+}

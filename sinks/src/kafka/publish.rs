@@ -1,0 +1,780 @@
+//! The writer of one MDT: batches of records and State, sealed into transactions (or, in idempotent mode, records as
+//! they come and State by a second, transactional producer).
+//!
+//! The MDT's thread never waits for the broker here: commits run on a thread of their own, because one that meets a
+//! stalled broker blocks for as long as the stall lasts, and meanwhile records are still taken until the memory bound.
+//! Records wait in one arena a partition, since handing them over in one call a partition costs half of one call a
+//! record. Nothing is reported durable from a delivery report alone unless the mode has no transactions.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use clbridge_schemas::ids::RecordId;
+
+use super::config::{Delivery, KafkaConfig, MESSAGE_OVERHEAD};
+use super::native::{Arena, NativeError, Producer, Report};
+use super::sort;
+use crate::error::{Refused, SinkError};
+use crate::state::{STATE_MAX_BYTES, State};
+use crate::topic::{Position, Topic, TopicIx};
+use crate::traits::{Durable, Message, Publisher};
+
+/// Records of one partition that are handed over together at once; fewer only when the caller polls.
+const HAND_OVER: usize = 256;
+/// Every so many records of a partition one is reported with its place.
+const SAMPLE: u64 = 256;
+/// Tag of State among delivery reports; no slot has this number.
+const STATE_TAG: u64 = u64::MAX;
+/// The lower bits of a tag count messages of a slot, the upper 16 name it.
+const SEQ_BITS: u32 = 48;
+/// Key of State in its compacted topic.
+pub(super) const STATE_KEY: &[u8] = b"state";
+
+/// One partition of one topic, as its writer sees it.
+struct Slot {
+    topic: TopicIx,
+    partition: u32,
+    arena: Arena,
+    /// Messages published so far.
+    published: u64,
+    /// Messages that the broker has confirmed so far.
+    delivered: u64,
+    /// Memory of what was handed over: message number behind it, and its cost.
+    handed: VecDeque<(u64, usize)>,
+    /// The last confirmed offset.
+    last_offset: Option<i64>,
+    /// The last message published, and whether it is among `samples`.
+    last: Option<(u64, RecordId)>,
+    sampled: bool,
+    /// The next message begins a batch.
+    fresh: bool,
+    /// Messages to be reported with their place: number and identity.
+    samples: VecDeque<(u64, RecordId)>,
+    /// Those whose place is known and that are not reported yet.
+    places: Vec<(i64, RecordId)>,
+}
+
+/// A sealed batch that is not durable yet.
+struct Sealed {
+    frontier: Option<RecordId>,
+    state: Option<u64>,
+    /// Messages and their bytes.
+    size: (u64, u64),
+    /// In transactional mode: nothing is left to be committed.
+    committed: bool,
+    /// Number of messages published before the seal, by slot.
+    until: Vec<u64>,
+}
+
+/// Where the transaction stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// None is open.
+    Idle,
+    /// Records go in.
+    Open,
+    /// Sealed; outstanding messages are awaited.
+    Flushing,
+    /// The commit was asked for.
+    Committing,
+}
+
+/// Work for the thread that may block.
+enum Job {
+    Commit,
+    State(Vec<u8>),
+}
+
+/// The Kafka [`Publisher`].
+pub(super) struct KafkaPublisher {
+    what: String,
+    records: Arc<Producer>,
+    transactional: bool,
+    slots: Vec<Slot>,
+    /// First slot of each topic.
+    first_slot: Vec<usize>,
+    state_arena: Arena,
+    /// Index of the State topic among the producer's.
+    state_topic: usize,
+    phase: Phase,
+    sealed: VecDeque<Sealed>,
+    last_frontier: Option<RecordId>,
+    /// Slots that have something in their arena, in the order in which it came.
+    waiting: VecDeque<usize>,
+    in_arenas: usize,
+    handed: usize,
+    /// Messages handed over and not reported.
+    outstanding: u64,
+    arena_limit: usize,
+    handed_limit: usize,
+    max_message: usize,
+    /// Messages and bytes accepted and not durable.
+    undurable: (u64, u64),
+    /// The part of it that is not sealed.
+    open_size: (u64, u64),
+    /// A part of the sealed batch still waits to be handed over: nothing may be mixed with it.
+    sealing: bool,
+    /// In idempotent mode the number of the State that is being written.
+    storing: Option<u64>,
+    jobs: Sender<Job>,
+    answers: Receiver<Result<(), NativeError>>,
+    dead: Option<String>,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl KafkaPublisher {
+    /// The writer for `topics`, on producers that have taken the fence already. In transactional mode `records` and
+    /// `states` are the same.
+    pub(super) fn new(
+        config: &KafkaConfig,
+        what: String,
+        topics: &[Topic],
+        records: Arc<Producer>,
+        states: Arc<Producer>,
+    ) -> Result<Self, SinkError> {
+        let transactional = config.delivery == Delivery::Transactional;
+        let mut slots = Vec::new();
+        let mut first_slot = Vec::new();
+        for topic in topics {
+            first_slot.push(slots.len());
+            for partition in 0..topic.partitions {
+                slots.push(Slot {
+                    topic: topic.ix,
+                    partition,
+                    arena: Arena::default(),
+                    published: 0,
+                    delivered: 0,
+                    handed: VecDeque::new(),
+                    last_offset: None,
+                    last: None,
+                    sampled: false,
+                    fresh: true,
+                    samples: VecDeque::new(),
+                    places: Vec::new(),
+                });
+            }
+        }
+        let (jobs, todo) = channel();
+        let (done, answers) = channel();
+        let state_topic = topics.len();
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let given_up = Arc::clone(&abandoned);
+        std::thread::Builder::new()
+            .name("kafka-commit".to_owned())
+            .spawn(move || {
+                for job in todo {
+                    let answer = match job {
+                        Job::Commit => commit(&states, &given_up),
+                        Job::State(bytes) => write_state(&states, &bytes, &given_up),
+                    };
+                    if done.send(answer).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|e| SinkError::Unavailable {
+                what: what.clone(),
+                why: format!("no thread for commits: {e}"),
+            })?;
+        Ok(Self {
+            what,
+            records,
+            transactional,
+            slots,
+            first_slot,
+            state_arena: Arena::default(),
+            state_topic,
+            phase: Phase::Idle,
+            sealed: VecDeque::new(),
+            last_frontier: None,
+            waiting: VecDeque::new(),
+            in_arenas: 0,
+            handed: 0,
+            outstanding: 0,
+            // An arena that is being handed over exists twice for a moment, hence the quarter.
+            arena_limit: config.memory_bytes / 4,
+            handed_limit: config.memory_bytes / 2,
+            max_message: config.max_message_bytes(),
+            undurable: (0, 0),
+            open_size: (0, 0),
+            sealing: false,
+            storing: None,
+            jobs,
+            answers,
+            dead: None,
+            abandoned,
+        })
+    }
+
+    fn slot_of(&self, m: &Message<'_>) -> Result<usize, SinkError> {
+        let first = self.first_slot.get(usize::from(m.topic.0)).copied();
+        let slot = first.map(|f| f + m.partition as usize);
+        match slot.and_then(|s| self.slots.get(s).map(|found| (s, found))) {
+            Some((s, found)) if found.topic == m.topic && found.partition == m.partition => Ok(s),
+            _ => Err(SinkError::Mismatch {
+                what: self.what.clone(),
+                why: format!(
+                    "record {} is for topic {} partition {}, which it has not",
+                    m.id.index, m.topic.0, m.partition
+                ),
+                hint: "this is a fault of clbridge: please report it".to_owned(),
+            }),
+        }
+    }
+
+    fn ensure_alive(&self) -> Result<(), SinkError> {
+        match &self.dead {
+            None => Ok(()),
+            Some(why) => Err(self.died(why)),
+        }
+    }
+
+    fn died(&self, why: &str) -> SinkError {
+        if why == FENCED {
+            SinkError::Fenced {
+                what: self.what.clone(),
+                owner: None,
+            }
+        } else {
+            SinkError::Unavailable {
+                what: self.what.clone(),
+                why: why.to_owned(),
+            }
+        }
+    }
+
+    /// Remembers that nothing can be done any more: every later call fails in the same way.
+    fn fail(&mut self, e: SinkError) -> SinkError {
+        self.dead = Some(match &e {
+            SinkError::Fenced { .. } => FENCED.to_owned(),
+            other => other.to_string(),
+        });
+        e
+    }
+
+    fn native(&mut self, doing: &str, e: &NativeError) -> SinkError {
+        let e = self.records.fatal().unwrap_or_else(|| e.clone());
+        let sorted = sort(format!("{}: {doing}", self.what), &e);
+        self.fail(sorted)
+    }
+
+    /// Whether librdkafka may be given messages now.
+    fn may_hand_over(&self) -> bool {
+        !self.transactional || matches!(self.phase, Phase::Idle | Phase::Open)
+    }
+
+    fn begin(&mut self) -> Result<(), SinkError> {
+        if self.transactional && self.phase == Phase::Idle {
+            self.records.begin().map_err(|e| self.native("begin", &e))?;
+            self.phase = Phase::Open;
+        }
+        Ok(())
+    }
+
+    /// Hands over one slot's arena if it fits; false if it must wait.
+    fn hand_over(&mut self, slot: usize) -> Result<bool, SinkError> {
+        let s = &self.slots[slot];
+        if s.arena.is_empty() {
+            return Ok(true);
+        }
+        let cost = s.arena.bytes() + s.arena.len() * MESSAGE_OVERHEAD;
+        if self.handed > 0 && self.handed + cost > self.handed_limit {
+            return Ok(false);
+        }
+        self.begin()?;
+        let s = &mut self.slots[slot];
+        let count = s.arena.len() as u64;
+        let taken = self
+            .records
+            .produce(usize::from(s.topic.0), s.partition, &mut s.arena);
+        s.handed.push_back((s.published, cost));
+        self.in_arenas -= cost;
+        self.handed += cost;
+        self.outstanding += count;
+        taken.map_err(|e| self.native("produce", &e))?;
+        Ok(true)
+    }
+
+    fn hand_over_all(&mut self) -> Result<bool, SinkError> {
+        while let Some(slot) = self.waiting.front().copied() {
+            if !self.hand_over(slot)? {
+                return Ok(false);
+            }
+            self.waiting.pop_front();
+        }
+        Ok(true)
+    }
+
+    /// Takes delivery reports, waiting at most `wait_ms` for the first.
+    fn serve(&mut self, wait_ms: u32) -> Result<(), SinkError> {
+        let (slots, transactional) = (&mut self.slots, self.transactional);
+        let (mut count, mut freed, mut wrong) = (0u64, 0usize, None);
+        let served = self.records.serve(wait_ms, &mut |r| {
+            count += 1;
+            let taken = if r.tag == STATE_TAG {
+                r.error.map_or(Ok(0), |code| Err(Wrong::Undelivered(code)))
+            } else {
+                slots[(r.tag >> SEQ_BITS) as usize].take(&r, transactional)
+            };
+            match taken {
+                Ok(cost) => freed += cost,
+                Err(e) => wrong = wrong.take().or(Some(e)),
+            }
+        });
+        self.outstanding -= count;
+        self.handed -= freed;
+        served.map_err(|e| self.native("deliver", &e))?;
+        match wrong {
+            None => Ok(()),
+            Some(Wrong::Undelivered(code)) => {
+                let e = NativeError::from(rdkafka::error::KafkaError::MessageProduction(code));
+                Err(self.native("deliver", &e))
+            }
+            Some(Wrong::Gap(why)) => {
+                let e = SinkError::Unavailable {
+                    what: self.what.clone(),
+                    why,
+                };
+                Err(self.fail(e))
+            }
+            Some(Wrong::Fell(why)) => {
+                let e = SinkError::Mismatch {
+                    what: self.what.clone(),
+                    why,
+                    hint: "the topic was recreated or the broker lost records: see `clbridge status`, then `clbridge reset`"
+                        .to_owned(),
+                };
+                Err(self.fail(e))
+            }
+        }
+    }
+
+    /// Moves the transaction on as far as it goes without waiting.
+    fn advance(&mut self) -> Result<(), SinkError> {
+        if self.may_hand_over() || self.sealing {
+            let all = self.hand_over_all()?;
+            if all && self.sealing {
+                self.hand_over_state()?;
+                self.sealing = false;
+            }
+        }
+        if self.phase == Phase::Flushing && !self.sealing && self.outstanding == 0 {
+            self.phase = Phase::Committing;
+            self.submit(Job::Commit)?;
+        }
+        Ok(())
+    }
+
+    /// State goes last into its batch.
+    fn hand_over_state(&mut self) -> Result<(), SinkError> {
+        let count = self.state_arena.len() as u64;
+        if count > 0 {
+            let taken = self
+                .records
+                .produce(self.state_topic, 0, &mut self.state_arena);
+            taken.map_err(|e| self.native("produce State", &e))?;
+            self.outstanding += count;
+        }
+        Ok(())
+    }
+
+    fn delivered_until(&self, batch: &Sealed) -> bool {
+        self.slots
+            .iter()
+            .zip(&batch.until)
+            .all(|(s, until)| s.delivered >= *until)
+    }
+
+    fn submit(&mut self, job: Job) -> Result<(), SinkError> {
+        if self.jobs.send(job).is_err() {
+            let e = SinkError::Unavailable {
+                what: self.what.clone(),
+                why: "the commit thread ended".to_owned(),
+            };
+            return Err(self.fail(e));
+        }
+        Ok(())
+    }
+
+    /// Takes the commit thread's answer, waiting at most `wait`.
+    fn answered(&mut self, wait: Duration) -> Result<bool, SinkError> {
+        match self.answers.recv_timeout(wait) {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(e)) => Err(self.native(
+                if self.transactional {
+                    "commit"
+                } else {
+                    "write State"
+                },
+                &e,
+            )),
+            Err(RecvTimeoutError::Timeout) => Ok(false),
+            Err(RecvTimeoutError::Disconnected) => {
+                let e = SinkError::Unavailable {
+                    what: self.what.clone(),
+                    why: "the commit thread ended".to_owned(),
+                };
+                Err(self.fail(e))
+            }
+        }
+    }
+
+    fn committed(&mut self) {
+        self.phase = Phase::Idle;
+        if let Some(batch) = self.sealed.front_mut() {
+            batch.committed = true;
+        }
+    }
+
+    /// Reports what the last answer or the last delivery reports made durable; true if there was anything.
+    fn report(&mut self, durable: &mut dyn FnMut(Durable)) -> bool {
+        let mut any = false;
+        if !self.transactional {
+            any |= self.report_places(durable);
+        }
+        while let Some(batch) = self.sealed.front() {
+            let done = if self.transactional {
+                batch.committed
+            } else {
+                self.delivered_until(batch)
+            };
+            if !done {
+                break;
+            }
+            if self.transactional {
+                self.report_places(durable);
+            }
+            let Some(batch) = self.sealed.pop_front() else {
+                break;
+            };
+            self.undurable.0 -= batch.size.0;
+            self.undurable.1 -= batch.size.1;
+            if let Some(frontier) = batch.frontier {
+                durable(Durable::Frontier(frontier));
+            }
+            if let Some(number) = batch.state {
+                durable(Durable::State(number));
+            }
+            any = true;
+        }
+        any
+    }
+
+    fn report_places(&mut self, durable: &mut dyn FnMut(Durable)) -> bool {
+        let mut any = false;
+        for s in &mut self.slots {
+            for (offset, id) in s.places.drain(..) {
+                any = true;
+                durable(Durable::At {
+                    topic: s.topic,
+                    at: Position {
+                        partition: s.partition,
+                        offset: offset as u64,
+                    },
+                    id,
+                });
+            }
+        }
+        any
+    }
+
+    fn encode(&self, state: &State) -> Result<Vec<u8>, SinkError> {
+        let wrong = |why: String| SinkError::Mismatch {
+            what: format!("{}: State {}", self.what, state.number),
+            why,
+            hint: "remove groups or feeds that are no longer used".to_owned(),
+        };
+        let bytes = serde_json::to_vec(state).map_err(|e| wrong(e.to_string()))?;
+        if bytes.len() > STATE_MAX_BYTES {
+            return Err(wrong(format!(
+                "has {} bytes, at most {STATE_MAX_BYTES} are allowed",
+                bytes.len()
+            )));
+        }
+        Ok(bytes)
+    }
+}
+
+/// How a publisher that was fenced remembers it.
+const FENCED: &str = "fenced";
+
+/// What a delivery report can say that ends a publisher.
+enum Wrong {
+    Undelivered(rdkafka::error::RDKafkaErrorCode),
+    Gap(String),
+    Fell(String),
+}
+
+impl Slot {
+    /// Takes a delivery report: the next in line, at an offset that rose. Returns the memory that it freed.
+    fn take(&mut self, r: &Report, transactional: bool) -> Result<usize, Wrong> {
+        if let Some(code) = r.error {
+            return Err(Wrong::Undelivered(code));
+        }
+        let seq = r.tag & ((1 << SEQ_BITS) - 1);
+        let place = || format!("topic {} partition {}", self.topic.0, self.partition);
+        if seq != self.delivered {
+            return Err(Wrong::Gap(format!(
+                "{}: message {seq} was confirmed where {} was expected",
+                place(),
+                self.delivered
+            )));
+        }
+        match self.last_offset {
+            Some(last) if r.offset <= last => {
+                return Err(Wrong::Fell(format!(
+                    "{}: offset {} was given after {last}",
+                    place(),
+                    r.offset
+                )));
+            }
+            // Only transactions leave holes; here another writer's records lie between, so what is there must be
+            // read back before anything more is said of it.
+            Some(last) if !transactional && r.offset != last + 1 => {
+                return Err(Wrong::Gap(format!(
+                    "{}: offset {} was given after {last}: another writer's records lie between",
+                    place(),
+                    r.offset
+                )));
+            }
+            _ => {}
+        }
+        self.last_offset = Some(r.offset);
+        self.delivered += 1;
+        if self.samples.front().is_some_and(|(n, _)| *n == seq)
+            && let Some((_, id)) = self.samples.pop_front()
+        {
+            self.places.push((r.offset, id));
+        }
+        let mut freed = 0;
+        while self
+            .handed
+            .front()
+            .is_some_and(|(until, _)| *until <= self.delivered)
+        {
+            freed += self.handed.pop_front().map_or(0, |(_, cost)| cost);
+        }
+        Ok(freed)
+    }
+
+    /// The batch ends here: its last message is reported too.
+    fn seal(&mut self) {
+        self.fresh = true;
+        let Some((seq, id)) = self.last.take().filter(|_| !self.sampled) else {
+            return;
+        };
+        self.sampled = true;
+        if seq >= self.delivered {
+            self.samples.push_back((seq, id));
+        } else if let Some(offset) = self.last_offset {
+            self.places.push((offset, id));
+        }
+    }
+}
+
+impl Drop for KafkaPublisher {
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Publisher for KafkaPublisher {
+    fn publish(&mut self, m: &Message<'_>) -> Result<(), Refused> {
+        self.ensure_alive()?;
+        let slot = self.slot_of(m)?;
+        let bytes = m.payload.len() + m.key.map_or(0, <[u8]>::len);
+        if bytes + 1024 > self.max_message {
+            return Err(Refused::Dead(SinkError::Mismatch {
+                what: format!("{}: record {}", self.what, m.id.index),
+                why: format!(
+                    "has {bytes} bytes, at most {} can be published",
+                    self.max_message - 1024
+                ),
+                hint: "raise kafka.batch_bytes and the topic's max.message.bytes".to_owned(),
+            }));
+        }
+        let cost = bytes + MESSAGE_OVERHEAD;
+        if self.sealing {
+            return Err(Refused::Full);
+        }
+        if self.in_arenas > 0
+            && self.in_arenas + cost > self.arena_limit
+            && (!self.may_hand_over() || !self.hand_over_all()?)
+        {
+            return Err(Refused::Full);
+        }
+        let s = &mut self.slots[slot];
+        if s.arena.is_empty() {
+            self.waiting.push_back(slot);
+        }
+        s.arena
+            .push(((slot as u64) << SEQ_BITS) | s.published, m.key, m.payload);
+        s.sampled = s.fresh || s.published.is_multiple_of(SAMPLE);
+        if s.sampled {
+            s.samples.push_back((s.published, m.id));
+        }
+        s.fresh = false;
+        s.last = Some((s.published, m.id));
+        s.published += 1;
+        let full = s.arena.len() >= HAND_OVER;
+        self.in_arenas += cost;
+        for size in [&mut self.undurable, &mut self.open_size] {
+            size.0 += 1;
+            size.1 += bytes as u64;
+        }
+        if full && self.may_hand_over() && self.hand_over(slot)? {
+            self.waiting.retain(|w| *w != slot);
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self, frontier: Option<RecordId>, state: Option<&State>) -> Result<(), Refused> {
+        self.ensure_alive()?;
+        if self.transactional && !self.sealed.is_empty() {
+            return Err(Refused::Full);
+        }
+        if !self.transactional && state.is_some() {
+            return Err(Refused::Dead(SinkError::Mismatch {
+                what: self.what.clone(),
+                why: "State was given with a batch in idempotent mode".to_owned(),
+                hint: "this is a fault of clbridge: please report it".to_owned(),
+            }));
+        }
+        if let Some(state) = state {
+            let bytes = self.encode(state)?;
+            self.state_arena.push(STATE_TAG, Some(STATE_KEY), &bytes);
+        }
+        self.slots.iter_mut().for_each(Slot::seal);
+        self.last_frontier = frontier.or(self.last_frontier);
+        let commits = self.transactional
+            && (!self.waiting.is_empty()
+                || !self.state_arena.is_empty()
+                || self.phase == Phase::Open);
+        self.sealed.push_back(Sealed {
+            frontier,
+            state: state.map(|s| s.number),
+            size: std::mem::take(&mut self.open_size),
+            committed: !commits,
+            until: self.slots.iter().map(|s| s.published).collect(),
+        });
+        if commits {
+            self.begin()?;
+            self.phase = Phase::Flushing;
+            self.sealing = true;
+        }
+        self.advance()?;
+        Ok(())
+    }
+
+    fn store(&mut self, state: &State) -> Result<(), Refused> {
+        if self.transactional {
+            return self.seal(self.last_frontier, Some(state));
+        }
+        self.ensure_alive()?;
+        if self.storing.is_some() {
+            return Err(Refused::Full);
+        }
+        let bytes = self.encode(state)?;
+        self.submit(Job::State(bytes))?;
+        self.storing = Some(state.number);
+        Ok(())
+    }
+
+    fn poll(&mut self, wait: Duration, durable: &mut dyn FnMut(Durable)) -> Result<(), SinkError> {
+        self.ensure_alive()?;
+        let until = Instant::now() + wait;
+        loop {
+            self.serve(0)?;
+            self.advance()?;
+            if self.phase == Phase::Committing && self.answered(Duration::ZERO)? {
+                self.committed();
+            }
+            let mut any = self.report(durable);
+            if self.storing.is_some()
+                && self.answered(Duration::ZERO)?
+                && let Some(number) = self.storing.take()
+            {
+                durable(Durable::State(number));
+                any = true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if any || left.is_zero() {
+                // The next batch's arenas need not wait for the caller's next poll.
+                return self.advance();
+            }
+            match self.phase {
+                Phase::Committing => {
+                    if self.answered(left)? {
+                        self.committed();
+                    }
+                }
+                Phase::Flushing => {
+                    self.records.hurry();
+                    self.serve(1)?;
+                }
+                Phase::Idle | Phase::Open => {
+                    // State's answer does not come over this queue.
+                    let most = if self.storing.is_some() { 2 } else { 100 };
+                    self.serve((left.as_millis() as u32).clamp(1, most))?;
+                }
+            }
+        }
+    }
+
+    fn ready(&self) -> bool {
+        if self.transactional {
+            self.sealed.is_empty()
+        } else {
+            self.storing.is_none()
+        }
+    }
+
+    fn in_flight(&self) -> (u64, u64) {
+        self.undurable
+    }
+}
+
+/// Commits, as often as the answer is that it may be tried again.
+fn commit(producer: &Producer, given_up: &AtomicBool) -> Result<(), NativeError> {
+    loop {
+        match producer.commit(COMMIT_WAIT_MS) {
+            Err(e) if e.retriable && !given_up.load(Ordering::Relaxed) => {}
+            answer => return answer,
+        }
+    }
+}
+
+/// How long one call of commit waits; then it is called again, so this bounds nothing but the call.
+const COMMIT_WAIT_MS: u32 = 10_000;
+
+/// Writes State as a transaction of its own.
+fn write_state(
+    producer: &Producer,
+    bytes: &[u8],
+    given_up: &AtomicBool,
+) -> Result<(), NativeError> {
+    let mut arena = Arena::default();
+    arena.push(STATE_TAG, Some(STATE_KEY), bytes);
+    producer.begin()?;
+    producer.produce(0, 0, &mut arena)?;
+    let mut outstanding = true;
+    while outstanding && !given_up.load(Ordering::Relaxed) {
+        let mut error = None;
+        producer.serve(10, &mut |r| {
+            outstanding = false;
+            error = r.error;
+        })?;
+        if let Some(code) = error {
+            return Err(producer
+                .fatal()
+                .unwrap_or_else(|| rdkafka::error::KafkaError::MessageProduction(code).into()));
+        }
+        if outstanding {
+            producer.hurry();
+        }
+    }
+    commit(producer, given_up)
+}
