@@ -1,7 +1,10 @@
 //! Topics and positions: where one MDT's records of one feed go, and where in it a record lies.
 
-use clbridge_schemas::avro::Head;
-use clbridge_schemas::ids::MdtName;
+use std::num::NonZeroU64;
+
+use clbridge_schemas::avro::{self, Retracts};
+use clbridge_schemas::ids::{Digest, MdtName, RecordId};
+use clbridge_schemas::lustre::{Fid, RecordType, Time};
 use serde::{Deserialize, Serialize};
 
 /// Number of a topic among the topics of one MDT (one a feed), in the order given to [`crate::Sink::prepare`].
@@ -51,8 +54,48 @@ pub struct Position {
     pub offset: u64,
 }
 
+/// What is kept of a record that was read back: enough to recognise it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    id: RecordId,
+    /// The changelog type.
+    pub record_type: RecordType,
+    /// When it happened.
+    pub time: Time,
+    /// The target.
+    pub tfid: Fid,
+    /// What a retraction makes void; `None` for all else.
+    pub retracts: Option<Retracts>,
+}
+
+impl Head {
+    /// Its identity.
+    #[must_use]
+    pub fn id(&self) -> RecordId {
+        self.id
+    }
+
+    /// The digest that recognises it on its MDT.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.id.index.get(), self.record_type, self.time, self.tfid)
+    }
+
+    /// Keeps the head of a decoded record; `None` for index 0, which no record has.
+    #[must_use]
+    pub fn of(head: &avro::Head<'_>) -> Option<Self> {
+        Some(Self {
+            id: RecordId::new(head.incarnation, NonZeroU64::new(head.index)?),
+            record_type: RecordType(head.type_code),
+            time: head.time,
+            tfid: head.tfid,
+            retracts: head.retracts,
+        })
+    }
+}
+
 /// A record as it was read back from a topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// Where it lies.
     pub at: Position,

@@ -55,7 +55,10 @@ impl KafkaSink {
     /// [`SinkError::Mismatch`] for a setting that is not possible, named.
     pub fn new(config: KafkaConfig) -> Result<Self, SinkError> {
         config.check()?;
-        let admin = config.client()?.create().map_err(|e| client_error(&config, &e))?;
+        let admin = config
+            .client()?
+            .create()
+            .map_err(|e| client_error(&config, &e))?;
         Ok(Self {
             shared: Arc::new(Shared {
                 config,
@@ -75,8 +78,16 @@ impl KafkaSink {
     ///
     /// # Errors
     /// [`SinkError::Unavailable`] if the client cannot be made.
-    pub fn consumer(&self, group: &str, what: &Subscription) -> Result<Box<dyn Consumer>, SinkError> {
-        Ok(Box::new(consume::Member::new(&self.shared.config, group, what)?))
+    pub fn consumer(
+        &self,
+        group: &str,
+        what: &Subscription,
+    ) -> Result<Box<dyn Consumer>, SinkError> {
+        Ok(Box::new(consume::Member::new(
+            &self.shared.config,
+            group,
+            what,
+        )?))
     }
 
     /// A reader that sees what comes from now on and leaves nothing behind. With `uncommitted` it does not wait for
@@ -84,8 +95,16 @@ impl KafkaSink {
     ///
     /// # Errors
     /// [`SinkError::Unavailable`] if the client cannot be made.
-    pub fn ephemeral(&self, what: &Subscription, uncommitted: bool) -> Result<Box<dyn Consumer>, SinkError> {
-        Ok(Box::new(consume::Ephemeral::new(&self.shared.config, what, uncommitted)?))
+    pub fn ephemeral(
+        &self,
+        what: &Subscription,
+        uncommitted: bool,
+    ) -> Result<Box<dyn Consumer>, SinkError> {
+        Ok(Box::new(consume::Ephemeral::new(
+            &self.shared.config,
+            what,
+            uncommitted,
+        )?))
     }
 
     /// Runs `f` where blocking is allowed.
@@ -127,9 +146,14 @@ impl Sink for KafkaSink {
         }
     }
 
-    async fn prepare(&self, want: &[TopicSpec], pinned: Option<&State>) -> Result<Vec<Topic>, SinkError> {
+    async fn prepare(
+        &self,
+        want: &[TopicSpec],
+        pinned: Option<&State>,
+    ) -> Result<Vec<Topic>, SinkError> {
         let (want, pinned) = (want.to_vec(), pinned.cloned());
-        self.blocking(move |s| s.prepare(&want, pinned.as_ref())).await
+        self.blocking(move |s| s.prepare(&want, pinned.as_ref()))
+            .await
     }
 
     async fn peek_state(&self, mdt: &MdtName) -> Result<Option<State>, SinkError> {
@@ -142,7 +166,11 @@ impl Sink for KafkaSink {
         self.blocking(move |s| s.recover(&mdt, &topics)).await
     }
 
-    async fn read_at(&self, topic: &Topic, at: &[Position]) -> Result<Vec<Option<Stored>>, SinkError> {
+    async fn read_at(
+        &self,
+        topic: &Topic,
+        at: &[Position],
+    ) -> Result<Vec<Option<Stored>>, SinkError> {
         let (topic, at) = (topic.clone(), at.to_vec());
         self.blocking(move |s| s.read_at(&topic, &at)).await
     }
@@ -158,7 +186,9 @@ impl Sink for KafkaSink {
         let (tx, mut rx) = tokio::sync::mpsc::channel(1024);
         let topic = topic.clone();
         let reading = self.blocking(move |s| {
-            s.read_back(&topic, incarnation, above, &mut |stored| tx.blocking_send(stored).is_ok())
+            s.read_back(&topic, incarnation, above, &mut |stored| {
+                tx.blocking_send(stored).is_ok()
+            })
         });
         let taking = async {
             while let Some(stored) = rx.recv().await {
@@ -169,7 +199,12 @@ impl Sink for KafkaSink {
         result
     }
 
-    async fn trim(&self, topic: &Topic, below: &[u64], keep: Duration) -> Result<Vec<u64>, SinkError> {
+    async fn trim(
+        &self,
+        topic: &Topic,
+        below: &[u64],
+        keep: Duration,
+    ) -> Result<Vec<u64>, SinkError> {
         let (topic, below) = (topic.clone(), below.to_vec());
         self.blocking(move |s| s.trim(&topic, &below, keep)).await
     }
@@ -179,7 +214,8 @@ impl Sink for KafkaSink {
         let json = json.to_owned();
         self.blocking(move |s| {
             s.make_compacted(&s.config.schema_topic)?;
-            s.write(&s.config.schema_topic, &[(key.as_bytes(), json.as_bytes())]).map(|_| ())
+            s.write(&s.config.schema_topic, &[(key.as_bytes(), json.as_bytes())])
+                .map(|_| ())
         })
         .await
     }
@@ -193,7 +229,10 @@ impl Sink for KafkaSink {
         let (topic, group, records) = (topic.clone(), group.to_owned(), records.to_vec());
         self.blocking(move |s| {
             let repair = s.make_repair_topic(&topic, &group)?;
-            let pairs: Vec<(&[u8], &[u8])> = records.iter().map(|(_, k, p)| (k.as_slice(), p.as_slice())).collect();
+            let pairs: Vec<(&[u8], &[u8])> = records
+                .iter()
+                .map(|(_, k, p)| (k.as_slice(), p.as_slice()))
+                .collect();
             let end = match s.write(&repair.name, &pairs)? {
                 Some(last) => last + 1,
                 None => s.ends(&repair)?[0],
@@ -209,9 +248,10 @@ fn sort(what: impl Into<String>, e: &NativeError) -> SinkError {
     use RDKafkaErrorCode as C;
     let (what, why) = (what.into(), e.text.clone());
     match e.code {
-        C::Fenced | C::ProducerFenced | C::InvalidProducerEpoch | C::TransactionCoordinatorFenced => {
-            SinkError::Fenced { what, owner: None }
-        }
+        C::Fenced
+        | C::ProducerFenced
+        | C::InvalidProducerEpoch
+        | C::TransactionCoordinatorFenced => SinkError::Fenced { what, owner: None },
         C::TopicAuthorizationFailed
         | C::GroupAuthorizationFailed
         | C::ClusterAuthorizationFailed
@@ -221,7 +261,8 @@ fn sort(what: impl Into<String>, e: &NativeError) -> SinkError {
         C::MessageSizeTooLarge | C::InvalidMessageSize => SinkError::Mismatch {
             what,
             why,
-            hint: "raise the topic's max.message.bytes above kafka.batch_bytes, or lower that".to_owned(),
+            hint: "raise the topic's max.message.bytes above kafka.batch_bytes, or lower that"
+                .to_owned(),
         },
         _ => SinkError::Unavailable { what, why },
     }

@@ -119,11 +119,17 @@ unsafe impl Sync for Producer {}
 impl Producer {
     /// A producer for `topics`, which are named by their place in the list from then on.
     pub(super) fn new(config: &ClientConfig, topics: &[String]) -> Result<Self, NativeError> {
-        let names = topics.iter().map(|t| cstring(t)).collect::<Result<Vec<_>, _>>()?;
+        let names = topics
+            .iter()
+            .map(|t| cstring(t))
+            .collect::<Result<Vec<_>, _>>()?;
         let native = config.create_native_config()?;
         // SAFETY: `native` is a live configuration that no client has taken yet.
         unsafe {
-            sys::rd_kafka_conf_set_events(native.ptr(), sys::RD_KAFKA_EVENT_DR | sys::RD_KAFKA_EVENT_ERROR);
+            sys::rd_kafka_conf_set_events(
+                native.ptr(),
+                sys::RD_KAFKA_EVENT_DR | sys::RD_KAFKA_EVENT_ERROR,
+            );
         }
         let client = Client::new(
             config,
@@ -140,8 +146,13 @@ impl Producer {
         };
         for name in &names {
             // SAFETY: client and name live; a null configuration means the default one.
-            let topic =
-                unsafe { sys::rd_kafka_topic_new(producer.client.native_ptr(), name.as_ptr(), ptr::null_mut()) };
+            let topic = unsafe {
+                sys::rd_kafka_topic_new(
+                    producer.client.native_ptr(),
+                    name.as_ptr(),
+                    ptr::null_mut(),
+                )
+            };
             if topic.is_null() {
                 return Err(NativeError::of(RDKafkaErrorCode::InvalidTopic));
             }
@@ -152,7 +163,12 @@ impl Producer {
 
     /// Hands all of `arena` over to one partition; librdkafka copies it. On success the arena is empty. An error
     /// means that a part may have been taken: the producer is then of no use any more.
-    pub(super) fn produce(&self, topic: usize, partition: u32, arena: &mut Arena) -> Result<(), NativeError> {
+    pub(super) fn produce(
+        &self,
+        topic: usize,
+        partition: u32,
+        arena: &mut Arena,
+    ) -> Result<(), NativeError> {
         let mut at = arena.bytes.as_mut_ptr();
         let mut messages: Vec<sys::rd_kafka_message_t> = Vec::with_capacity(arena.entries.len());
         for e in &arena.entries {
@@ -169,7 +185,11 @@ impl Producer {
                 partition: partition as i32,
                 payload: payload.cast(),
                 len: e.len as usize,
-                key: if e.key.is_some() { key.cast() } else { ptr::null_mut() },
+                key: if e.key.is_some() {
+                    key.cast()
+                } else {
+                    ptr::null_mut()
+                },
                 key_len,
                 offset: 0,
                 _private: e.tag as usize as *mut _,
@@ -191,31 +211,46 @@ impl Producer {
             arena.clear(ARENA_KEEP);
             return Ok(());
         }
-        let error = messages.iter().map(|m| RDKafkaErrorCode::from(m.err)).find(|c| *c != RDKafkaErrorCode::NoError);
-        Err(self.fatal().unwrap_or_else(|| NativeError::of(error.unwrap_or(RDKafkaErrorCode::Fail))))
+        let error = messages
+            .iter()
+            .map(|m| RDKafkaErrorCode::from(m.err))
+            .find(|c| *c != RDKafkaErrorCode::NoError);
+        Err(self
+            .fatal()
+            .unwrap_or_else(|| NativeError::of(error.unwrap_or(RDKafkaErrorCode::Fail))))
     }
 
     /// Waits at most `wait_ms` for an event, then takes all that are there. Returns the number of reports.
-    pub(super) fn serve(&self, wait_ms: u32, each: &mut dyn FnMut(Report)) -> Result<usize, NativeError> {
+    pub(super) fn serve(
+        &self,
+        wait_ms: u32,
+        each: &mut dyn FnMut(Report),
+    ) -> Result<usize, NativeError> {
         let mut wait = wait_ms as c_int;
         let mut reports = 0;
         loop {
             // SAFETY: the queue lives as long as self; the event is owned from here on.
             let event = unsafe { sys::rd_kafka_queue_poll(self.queue, wait) };
-            let Some(event) = Event::own(event) else { return Ok(reports) };
+            let Some(event) = Event::own(event) else {
+                return Ok(reports);
+            };
             wait = 0;
             match event.kind() {
-                sys::RD_KAFKA_EVENT_DR => loop {
-                    // SAFETY: the event is a live delivery report; the message is valid until the event is destroyed.
-                    let Some(m) = (unsafe { sys::rd_kafka_event_message_next(event.0).as_ref() }) else { break };
-                    reports += 1;
-                    let code = RDKafkaErrorCode::from(m.err);
-                    each(Report {
-                        tag: m._private as usize as u64,
-                        offset: m.offset,
-                        error: (code != RDKafkaErrorCode::NoError).then_some(code),
-                    });
-                },
+                sys::RD_KAFKA_EVENT_DR => {
+                    let next = || {
+                        // SAFETY: the event is a live delivery report; a message is valid until the event is destroyed.
+                        unsafe { sys::rd_kafka_event_message_next(event.0).as_ref() }
+                    };
+                    while let Some(m) = next() {
+                        reports += 1;
+                        let code = RDKafkaErrorCode::from(m.err);
+                        each(Report {
+                            tag: m._private as usize as u64,
+                            offset: m.offset,
+                            error: (code != RDKafkaErrorCode::NoError).then_some(code),
+                        });
+                    }
+                }
                 sys::RD_KAFKA_EVENT_ERROR => {
                     if let Some(fatal) = self.fatal() {
                         return Err(fatal);
@@ -246,7 +281,9 @@ impl Producer {
 
     pub(super) fn init_transactions(&self, wait_ms: u32) -> Result<(), NativeError> {
         // SAFETY: the client lives; the error is taken over by `taken`.
-        taken(unsafe { sys::rd_kafka_init_transactions(self.client.native_ptr(), wait_ms as c_int) })
+        taken(unsafe {
+            sys::rd_kafka_init_transactions(self.client.native_ptr(), wait_ms as c_int)
+        })
     }
 
     pub(super) fn begin(&self) -> Result<(), NativeError> {
@@ -257,7 +294,9 @@ impl Producer {
     /// Commits; every message must have been reported before. Blocks up to `wait_ms`.
     pub(super) fn commit(&self, wait_ms: u32) -> Result<(), NativeError> {
         // SAFETY: as above.
-        taken(unsafe { sys::rd_kafka_commit_transaction(self.client.native_ptr(), wait_ms as c_int) })
+        taken(unsafe {
+            sys::rd_kafka_commit_transaction(self.client.native_ptr(), wait_ms as c_int)
+        })
     }
 
     /// Adds positions of a group to the transaction, in the name of the group alone and of no member.
@@ -353,7 +392,10 @@ unsafe fn text(p: *const c_char) -> String {
         return String::new();
     }
     // SAFETY: by contract.
-    unsafe { CStr::from_ptr(p) }.to_string_lossy().trim().to_owned()
+    unsafe { CStr::from_ptr(p) }
+        .to_string_lossy()
+        .trim()
+        .to_owned()
 }
 
 /// # Safety
@@ -425,8 +467,11 @@ pub(super) struct Described {
     pub(super) error: Option<NativeError>,
 }
 
-/// Positions by topic and partition.
+/// A partition of a topic.
 pub(super) type Place = (String, u32);
+
+/// An offset, or an error, for each place that was asked for.
+pub(super) type Found = Vec<(Place, Result<i64, NativeError>)>;
 
 /// The newer Admin calls on a client's native handle, each with a queue of its own.
 pub(super) struct Admin<'a> {
@@ -467,7 +512,10 @@ impl Admin<'_> {
             submit(options, queue);
             let mut result = Ok(());
             for _ in 0..answers {
-                let Some(event) = Event::own(sys::rd_kafka_queue_poll(queue, self.wait_ms as c_int + 5_000)) else {
+                let Some(event) = Event::own(sys::rd_kafka_queue_poll(
+                    queue,
+                    self.wait_ms as c_int + 5_000,
+                )) else {
                     result = Err(NativeError::of(RDKafkaErrorCode::OperationTimedOut));
                     break;
                 };
@@ -498,17 +546,15 @@ impl Admin<'_> {
     }
 
     /// Offsets of many partitions in one go; each with its own error.
-    pub(super) fn list_offsets(
-        &self,
-        places: &[Place],
-        at: Where,
-    ) -> Result<Vec<(Place, Result<i64, NativeError>)>, NativeError> {
+    pub(super) fn list_offsets(&self, places: &[Place], at: Where) -> Result<Found, NativeError> {
         if places.is_empty() {
             return Ok(Vec::new());
         }
         let spec = match at {
             Where::Low => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_EARLIEST as i64,
-            Where::End | Where::Stable => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64,
+            Where::End | Where::Stable => {
+                sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64
+            }
             Where::Since(ms) => ms.max(0),
         };
         let list = partition_list(places, spec)?;
@@ -518,14 +564,18 @@ impl Admin<'_> {
             matches!(at, Where::Stable),
             1,
             // SAFETY: client, list, options and queue live through the call, which copies the list.
-            &mut |o, q| unsafe { sys::rd_kafka_ListOffsets(self.client.native_ptr(), list.ptr(), o, q) },
+            &mut |o, q| unsafe {
+                sys::rd_kafka_ListOffsets(self.client.native_ptr(), list.ptr(), o, q)
+            },
             // SAFETY: the event is the answer to ListOffsets and lives through the closure; its parts are copied.
             &mut |event| unsafe {
                 let mut n = 0;
                 let result = sys::rd_kafka_event_ListOffsets_result(event);
                 let infos = sys::rd_kafka_ListOffsets_result_infos(result, &mut n);
                 for info in slice(infos, n) {
-                    found.push(read_place(&*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*info)));
+                    found.push(read_place(
+                        &*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*info),
+                    ));
                 }
                 Ok(())
             },
@@ -535,7 +585,10 @@ impl Admin<'_> {
 
     /// Describes topics; one that does not exist has an error.
     pub(super) fn describe_topics(&self, names: &[String]) -> Result<Vec<Described>, NativeError> {
-        let names = names.iter().map(|n| cstring(n)).collect::<Result<Vec<_>, _>>()?;
+        let names = names
+            .iter()
+            .map(|n| cstring(n))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut pointers: Vec<*const c_char> = names.iter().map(|n| n.as_ptr()).collect();
         let mut found = Vec::new();
         self.run(
@@ -544,7 +597,10 @@ impl Admin<'_> {
             1,
             // SAFETY: the names live through the calls, which copy them; the collection is destroyed once.
             &mut |o, q| unsafe {
-                let topics = sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+                let topics = sys::rd_kafka_TopicCollection_of_topic_names(
+                    pointers.as_mut_ptr(),
+                    pointers.len(),
+                );
                 sys::rd_kafka_DescribeTopics(self.client.native_ptr(), topics, o, q);
                 sys::rd_kafka_TopicCollection_destroy(topics);
             },
@@ -567,8 +623,11 @@ impl Admin<'_> {
         &self,
         groups: &[String],
         places: &[Place],
-    ) -> Result<Vec<(String, Vec<(Place, Result<i64, NativeError>)>)>, NativeError> {
-        let names = groups.iter().map(|n| cstring(n)).collect::<Result<Vec<_>, _>>()?;
+    ) -> Result<Vec<(String, Found)>, NativeError> {
+        let names = groups
+            .iter()
+            .map(|n| cstring(n))
+            .collect::<Result<Vec<_>, _>>()?;
         let list = partition_list(places, -1001)?;
         let mut found = Vec::with_capacity(groups.len());
         self.run(
@@ -578,8 +637,15 @@ impl Admin<'_> {
             // SAFETY: names and list live through the calls, which copy them; each request is destroyed once.
             &mut |o, q| unsafe {
                 for name in &names {
-                    let mut ask = sys::rd_kafka_ListConsumerGroupOffsets_new(name.as_ptr(), list.ptr());
-                    sys::rd_kafka_ListConsumerGroupOffsets(self.client.native_ptr(), &mut ask, 1, o, q);
+                    let mut ask =
+                        sys::rd_kafka_ListConsumerGroupOffsets_new(name.as_ptr(), list.ptr());
+                    sys::rd_kafka_ListConsumerGroupOffsets(
+                        self.client.native_ptr(),
+                        &mut ask,
+                        1,
+                        o,
+                        q,
+                    );
                     sys::rd_kafka_ListConsumerGroupOffsets_destroy(ask);
                 }
             },
@@ -602,7 +668,7 @@ impl Admin<'_> {
         &self,
         group: &str,
         offsets: &TopicPartitionList,
-    ) -> Result<Vec<(Place, Result<i64, NativeError>)>, NativeError> {
+    ) -> Result<Found, NativeError> {
         let name = cstring(group)?;
         let mut found = Vec::new();
         self.run(
@@ -611,8 +677,15 @@ impl Admin<'_> {
             1,
             // SAFETY: name and list live through the calls, which copy them; the request is destroyed once.
             &mut |o, q| unsafe {
-                let mut ask = sys::rd_kafka_AlterConsumerGroupOffsets_new(name.as_ptr(), offsets.ptr());
-                sys::rd_kafka_AlterConsumerGroupOffsets(self.client.native_ptr(), &mut ask, 1, o, q);
+                let mut ask =
+                    sys::rd_kafka_AlterConsumerGroupOffsets_new(name.as_ptr(), offsets.ptr());
+                sys::rd_kafka_AlterConsumerGroupOffsets(
+                    self.client.native_ptr(),
+                    &mut ask,
+                    1,
+                    o,
+                    q,
+                );
                 sys::rd_kafka_AlterConsumerGroupOffsets_destroy(ask);
             },
             // SAFETY: the event is the answer to AlterConsumerGroupOffsets and lives through the closure.
@@ -657,11 +730,17 @@ impl Admin<'_> {
     }
 
     /// Number of live members of each group; an unknown group has none.
-    pub(super) fn group_members(&self, groups: &[String]) -> Result<Vec<(String, usize)>, NativeError> {
+    pub(super) fn group_members(
+        &self,
+        groups: &[String],
+    ) -> Result<Vec<(String, usize)>, NativeError> {
         if groups.is_empty() {
             return Ok(Vec::new());
         }
-        let names = groups.iter().map(|n| cstring(n)).collect::<Result<Vec<_>, _>>()?;
+        let names = groups
+            .iter()
+            .map(|n| cstring(n))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut pointers: Vec<*const c_char> = names.iter().map(|n| n.as_ptr()).collect();
         let mut found = Vec::with_capacity(groups.len());
         self.run(
@@ -687,7 +766,10 @@ impl Admin<'_> {
                     let error = sys::rd_kafka_ConsumerGroupDescription_error(*g);
                     if !error.is_null() {
                         let error = read_error(error);
-                        if !matches!(error.code, RDKafkaErrorCode::NoError | RDKafkaErrorCode::GroupIdNotFound) {
+                        if !matches!(
+                            error.code,
+                            RDKafkaErrorCode::NoError | RDKafkaErrorCode::GroupIdNotFound
+                        ) {
                             return Err(error);
                         }
                     }
@@ -735,16 +817,19 @@ unsafe fn read_place(p: &sys::rd_kafka_topic_partition_t) -> (Place, Result<i64,
     // SAFETY: by contract.
     let place = (unsafe { text(p.topic) }, p.partition.max(0) as u32);
     let code = RDKafkaErrorCode::from(p.err);
-    let value = if code == RDKafkaErrorCode::NoError { Ok(p.offset) } else { Err(NativeError::of(code)) };
+    let value = if code == RDKafkaErrorCode::NoError {
+        Ok(p.offset)
+    } else {
+        Err(NativeError::of(code))
+    };
     (place, value)
 }
 
 /// # Safety
 /// `g` is a live group result.
-#[allow(clippy::type_complexity)]
 unsafe fn read_group(
     g: *const sys::rd_kafka_group_result_t,
-) -> Result<(String, Vec<(Place, Result<i64, NativeError>)>), NativeError> {
+) -> Result<(String, Found), NativeError> {
     // SAFETY: by contract; everything is copied.
     unsafe {
         let error = sys::rd_kafka_group_result_error(g);
@@ -754,7 +839,10 @@ unsafe fn read_group(
         let name = text(sys::rd_kafka_group_result_name(g));
         let list = sys::rd_kafka_group_result_partitions(g);
         let places = match list.as_ref() {
-            Some(l) => slice(l.elems, l.cnt as usize).iter().map(|p| read_place(p)).collect(),
+            Some(l) => slice(l.elems, l.cnt as usize)
+                .iter()
+                .map(|p| read_place(p))
+                .collect(),
             None => Vec::new(),
         };
         Ok((name, places))
@@ -767,7 +855,9 @@ unsafe fn read_described(t: *const sys::rd_kafka_TopicDescription_t) -> Describe
     // SAFETY: by contract; everything is copied.
     unsafe {
         let error = sys::rd_kafka_TopicDescription_error(t);
-        let error = (!error.is_null()).then(|| read_error(error)).filter(|e| e.code != RDKafkaErrorCode::NoError);
+        let error = (!error.is_null())
+            .then(|| read_error(error))
+            .filter(|e| e.code != RDKafkaErrorCode::NoError);
         let mut n = 0;
         let partitions = slice(sys::rd_kafka_TopicDescription_partitions(t, &mut n), n);
         let replicas = partitions.iter().map(|p| {
@@ -778,10 +868,16 @@ unsafe fn read_described(t: *const sys::rd_kafka_TopicDescription_t) -> Describe
         let id = sys::rd_kafka_TopicDescription_topic_id(t);
         Described {
             name: text(sys::rd_kafka_TopicDescription_name(t)),
-            id: if id.is_null() { String::new() } else { text(sys::rd_kafka_Uuid_base64str(id)) },
+            id: if id.is_null() {
+                String::new()
+            } else {
+                text(sys::rd_kafka_Uuid_base64str(id))
+            },
             partitions: partitions.len() as u32,
             replicas: replicas.min().unwrap_or(0) as u32,
-            led: partitions.iter().all(|p| !sys::rd_kafka_TopicPartitionInfo_leader(*p).is_null()),
+            led: partitions
+                .iter()
+                .all(|p| !sys::rd_kafka_TopicPartitionInfo_leader(*p).is_null()),
             error,
         }
     }

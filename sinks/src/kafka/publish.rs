@@ -216,7 +216,10 @@ impl KafkaPublisher {
             Some((s, found)) if found.topic == m.topic && found.partition == m.partition => Ok(s),
             _ => Err(SinkError::Mismatch {
                 what: self.what.clone(),
-                why: format!("record {} is for topic {} partition {}, which it has not", m.id.index, m.topic.0, m.partition),
+                why: format!(
+                    "record {} is for topic {} partition {}, which it has not",
+                    m.id.index, m.topic.0, m.partition
+                ),
                 hint: "this is a fault of clbridge: please report it".to_owned(),
             }),
         }
@@ -284,7 +287,9 @@ impl KafkaPublisher {
         self.begin()?;
         let s = &mut self.slots[slot];
         let count = s.arena.len() as u64;
-        let taken = self.records.produce(usize::from(s.topic.0), s.partition, &mut s.arena);
+        let taken = self
+            .records
+            .produce(usize::from(s.topic.0), s.partition, &mut s.arena);
         s.handed.push_back((s.published, cost));
         self.in_arenas -= cost;
         self.handed += cost;
@@ -367,7 +372,9 @@ impl KafkaPublisher {
     fn hand_over_state(&mut self) -> Result<(), SinkError> {
         let count = self.state_arena.len() as u64;
         if count > 0 {
-            let taken = self.records.produce(self.state_topic, 0, &mut self.state_arena);
+            let taken = self
+                .records
+                .produce(self.state_topic, 0, &mut self.state_arena);
             taken.map_err(|e| self.native("produce State", &e))?;
             self.outstanding += count;
         }
@@ -375,7 +382,10 @@ impl KafkaPublisher {
     }
 
     fn delivered_until(&self, batch: &Sealed) -> bool {
-        self.slots.iter().zip(&batch.until).all(|(s, until)| s.delivered >= *until)
+        self.slots
+            .iter()
+            .zip(&batch.until)
+            .all(|(s, until)| s.delivered >= *until)
     }
 
     fn submit(&mut self, job: Job) -> Result<(), SinkError> {
@@ -393,7 +403,14 @@ impl KafkaPublisher {
     fn answered(&mut self, wait: Duration) -> Result<bool, SinkError> {
         match self.answers.recv_timeout(wait) {
             Ok(Ok(())) => Ok(true),
-            Ok(Err(e)) => Err(self.native(if self.transactional { "commit" } else { "write State" }, &e)),
+            Ok(Err(e)) => Err(self.native(
+                if self.transactional {
+                    "commit"
+                } else {
+                    "write State"
+                },
+                &e,
+            )),
             Err(RecvTimeoutError::Timeout) => Ok(false),
             Err(RecvTimeoutError::Disconnected) => {
                 let e = SinkError::Unavailable {
@@ -419,14 +436,20 @@ impl KafkaPublisher {
             any |= self.report_places(durable);
         }
         while let Some(batch) = self.sealed.front() {
-            let done = if self.transactional { batch.committed } else { self.delivered_until(batch) };
+            let done = if self.transactional {
+                batch.committed
+            } else {
+                self.delivered_until(batch)
+            };
             if !done {
                 break;
             }
             if self.transactional {
                 self.report_places(durable);
             }
-            let Some(batch) = self.sealed.pop_front() else { break };
+            let Some(batch) = self.sealed.pop_front() else {
+                break;
+            };
             self.undurable.0 -= batch.size.0;
             self.undurable.1 -= batch.size.1;
             if let Some(frontier) = batch.frontier {
@@ -466,7 +489,10 @@ impl KafkaPublisher {
         };
         let bytes = serde_json::to_vec(state).map_err(|e| wrong(e.to_string()))?;
         if bytes.len() > STATE_MAX_BYTES {
-            return Err(wrong(format!("has {} bytes, at most {STATE_MAX_BYTES} are allowed", bytes.len())));
+            return Err(wrong(format!(
+                "has {} bytes, at most {STATE_MAX_BYTES} are allowed",
+                bytes.len()
+            )));
         }
         Ok(bytes)
     }
@@ -499,7 +525,11 @@ impl Slot {
         }
         match self.last_offset {
             Some(last) if r.offset <= last => {
-                return Err(Wrong::Fell(format!("{}: offset {} was given after {last}", place(), r.offset)));
+                return Err(Wrong::Fell(format!(
+                    "{}: offset {} was given after {last}",
+                    place(),
+                    r.offset
+                )));
             }
             // Only transactions leave holes; here another writer's records lie between, so what is there must be
             // read back before anything more is said of it.
@@ -520,7 +550,11 @@ impl Slot {
             self.places.push((r.offset, id));
         }
         let mut freed = 0;
-        while self.handed.front().is_some_and(|(until, _)| *until <= self.delivered) {
+        while self
+            .handed
+            .front()
+            .is_some_and(|(until, _)| *until <= self.delivered)
+        {
             freed += self.handed.pop_front().map_or(0, |(_, cost)| cost);
         }
         Ok(freed)
@@ -529,7 +563,9 @@ impl Slot {
     /// The batch ends here: its last message is reported too.
     fn seal(&mut self) {
         self.fresh = true;
-        let Some((seq, id)) = self.last.take().filter(|_| !self.sampled) else { return };
+        let Some((seq, id)) = self.last.take().filter(|_| !self.sampled) else {
+            return;
+        };
         self.sampled = true;
         if seq >= self.delivered {
             self.samples.push_back((seq, id));
@@ -553,7 +589,10 @@ impl Publisher for KafkaPublisher {
         if bytes + 1024 > self.max_message {
             return Err(Refused::Dead(SinkError::Mismatch {
                 what: format!("{}: record {}", self.what, m.id.index),
-                why: format!("has {bytes} bytes, at most {} can be published", self.max_message - 1024),
+                why: format!(
+                    "has {bytes} bytes, at most {} can be published",
+                    self.max_message - 1024
+                ),
                 hint: "raise kafka.batch_bytes and the topic's max.message.bytes".to_owned(),
             }));
         }
@@ -571,7 +610,8 @@ impl Publisher for KafkaPublisher {
         if s.arena.is_empty() {
             self.waiting.push_back(slot);
         }
-        s.arena.push(((slot as u64) << SEQ_BITS) | s.published, m.key, m.payload);
+        s.arena
+            .push(((slot as u64) << SEQ_BITS) | s.published, m.key, m.payload);
         s.sampled = s.fresh || s.published.is_multiple_of(SAMPLE);
         if s.sampled {
             s.samples.push_back((s.published, m.id));
@@ -610,7 +650,9 @@ impl Publisher for KafkaPublisher {
         self.slots.iter_mut().for_each(Slot::seal);
         self.last_frontier = frontier.or(self.last_frontier);
         let commits = self.transactional
-            && (!self.waiting.is_empty() || !self.state_arena.is_empty() || self.phase == Phase::Open);
+            && (!self.waiting.is_empty()
+                || !self.state_arena.is_empty()
+                || self.phase == Phase::Open);
         self.sealed.push_back(Sealed {
             frontier,
             state: state.map(|s| s.number),
@@ -682,6 +724,14 @@ impl Publisher for KafkaPublisher {
         }
     }
 
+    fn ready(&self) -> bool {
+        if self.transactional {
+            self.sealed.is_empty()
+        } else {
+            self.storing.is_none()
+        }
+    }
+
     fn in_flight(&self) -> (u64, u64) {
         self.undurable
     }
@@ -691,7 +741,7 @@ impl Publisher for KafkaPublisher {
 fn commit(producer: &Producer, given_up: &AtomicBool) -> Result<(), NativeError> {
     loop {
         match producer.commit(COMMIT_WAIT_MS) {
-            Err(e) if e.retriable && !given_up.load(Ordering::Relaxed) => {},
+            Err(e) if e.retriable && !given_up.load(Ordering::Relaxed) => {}
             answer => return answer,
         }
     }
@@ -701,7 +751,11 @@ fn commit(producer: &Producer, given_up: &AtomicBool) -> Result<(), NativeError>
 const COMMIT_WAIT_MS: u32 = 10_000;
 
 /// Writes State as a transaction of its own.
-fn write_state(producer: &Producer, bytes: &[u8], given_up: &AtomicBool) -> Result<(), NativeError> {
+fn write_state(
+    producer: &Producer,
+    bytes: &[u8],
+    given_up: &AtomicBool,
+) -> Result<(), NativeError> {
     let mut arena = Arena::default();
     arena.push(STATE_TAG, Some(STATE_KEY), bytes);
     producer.begin()?;
@@ -714,7 +768,9 @@ fn write_state(producer: &Producer, bytes: &[u8], given_up: &AtomicBool) -> Resu
             error = r.error;
         })?;
         if let Some(code) = error {
-            return Err(producer.fatal().unwrap_or_else(|| rdkafka::error::KafkaError::MessageProduction(code).into()));
+            return Err(producer
+                .fatal()
+                .unwrap_or_else(|| rdkafka::error::KafkaError::MessageProduction(code).into()));
         }
         if outstanding {
             producer.hurry();

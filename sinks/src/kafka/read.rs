@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use clbridge_schemas::avro::Head;
+use clbridge_schemas::avro;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
@@ -13,7 +13,7 @@ use super::config::KafkaConfig;
 use super::native::{Place, Where, positions};
 use super::{Shared, client_error, sort, sort_kafka};
 use crate::error::SinkError;
-use crate::topic::{Position, Stored, Topic};
+use crate::topic::{Head, Position, Stored, Topic};
 
 /// A part of a partition: offsets `from..until`.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +47,10 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(config: &KafkaConfig) -> Result<Self, SinkError> {
         Ok(Self {
-            consumer: config.reader(true)?.create().map_err(|e| client_error(config, &e))?,
+            consumer: config
+                .reader(true)?
+                .create()
+                .map_err(|e| client_error(config, &e))?,
             patience: config.request_timeout(),
         })
     }
@@ -64,12 +67,19 @@ impl Reader {
         if open.is_empty() {
             return Ok(());
         }
-        let places: Vec<(Place, u64)> = open.iter().map(|s| ((topic.to_owned(), s.partition), s.from)).collect();
+        let places: Vec<(Place, u64)> = open
+            .iter()
+            .map(|s| ((topic.to_owned(), s.partition), s.from))
+            .collect();
         let list = positions(&places).map_err(|e| sort(what(), &e))?;
-        self.consumer.assign(&list).map_err(|e| sort_kafka(what(), e))?;
+        self.consumer
+            .assign(&list)
+            .map_err(|e| sort_kafka(what(), e))?;
         let result = self.take(topic, &mut open, each);
         // Else it would go on fetching.
-        self.consumer.unassign().map_err(|e| sort_kafka(what(), e))?;
+        self.consumer
+            .unassign()
+            .map_err(|e| sort_kafka(what(), e))?;
         result
     }
 
@@ -90,7 +100,9 @@ impl Reader {
                         partition: m.partition() as u32,
                         offset: m.offset() as u64,
                     };
-                    let Some(i) = open.iter().position(|s| s.partition == at.partition) else { continue };
+                    let Some(i) = open.iter().position(|s| s.partition == at.partition) else {
+                        continue;
+                    };
                     let go = if at.offset < open[i].until {
                         each(Raw {
                             at,
@@ -132,16 +144,23 @@ impl Reader {
 }
 
 /// Understands a record of ours.
-pub(super) fn stored(topic: &str, raw: &Raw<'_>) -> Result<Stored, SinkError> {
-    let Position { partition, offset } = raw.at;
-    match Head::decode(raw.payload) {
-        Ok(head) => Ok(Stored { at: raw.at, head }),
-        Err(e) => Err(SinkError::Mismatch {
-            what: format!("{topic} partition {partition} offset {offset}"),
-            why: format!("is not a record of clbridge: {e}"),
-            hint: "find out who writes to this topic; nobody but the bridge may".to_owned(),
-        }),
+pub(super) fn stored(topic: &Topic, raw: &Raw<'_>) -> Result<Stored, SinkError> {
+    let foreign = |why: String| SinkError::Mismatch {
+        what: format!(
+            "{} partition {} offset {}",
+            topic.name, raw.at.partition, raw.at.offset
+        ),
+        why,
+        hint: "find out who writes to this topic; nobody but the bridge may".to_owned(),
+    };
+    let decoded = avro::Head::decode(raw.payload)
+        .map_err(|e| foreign(format!("is not a record of clbridge: {e}")))?;
+    if decoded.mdt != topic.mdt.as_str() {
+        return Err(foreign(format!("is a record of {}", decoded.mdt)));
     }
+    let head =
+        Head::of(&decoded).ok_or_else(|| foreign("has index 0, which no record has".to_owned()))?;
+    Ok(Stored { at: raw.at, head })
 }
 
 /// What the first step back from the end covers, and how much further each step goes.
@@ -150,7 +169,10 @@ const WIDER: u64 = 16;
 
 impl Shared {
     /// Runs `f` with the common reader, or with a new one while that is lent.
-    pub(super) fn with_reader<T>(&self, f: impl FnOnce(&Reader) -> Result<T, SinkError>) -> Result<T, SinkError> {
+    pub(super) fn with_reader<T>(
+        &self,
+        f: impl FnOnce(&Reader) -> Result<T, SinkError>,
+    ) -> Result<T, SinkError> {
         let lent = self.reader.lock().unwrap_or_else(|e| e.into_inner()).take();
         let reader = match lent {
             Some(r) => r,
@@ -165,20 +187,34 @@ impl Shared {
     }
 
     /// One offset for each partition, from 0.
-    pub(super) fn offsets(&self, topic: &str, partitions: u32, at: Where) -> Result<Vec<u64>, SinkError> {
+    pub(super) fn offsets(
+        &self,
+        topic: &str,
+        partitions: u32,
+        at: Where,
+    ) -> Result<Vec<u64>, SinkError> {
         let what = || format!("asking for the offsets of {topic}");
         let places: Vec<Place> = (0..partitions).map(|p| (topic.to_owned(), p)).collect();
         let mut found = vec![None; partitions as usize];
-        for ((_, partition), offset) in self.admin().list_offsets(&places, at).map_err(|e| sort(what(), &e))? {
+        for ((_, partition), offset) in self
+            .admin()
+            .list_offsets(&places, at)
+            .map_err(|e| sort(what(), &e))?
+        {
             let offset = offset.map_err(|e| sort(what(), &e))?;
-            if let (Some(slot), Ok(offset)) = (found.get_mut(partition as usize), u64::try_from(offset)) {
+            if let (Some(slot), Ok(offset)) =
+                (found.get_mut(partition as usize), u64::try_from(offset))
+            {
                 *slot = Some(offset);
             }
         }
-        found.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| SinkError::Unavailable {
-            what: what(),
-            why: "the broker left a partition out".to_owned(),
-        })
+        found
+            .into_iter()
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| SinkError::Unavailable {
+                what: what(),
+                why: "the broker left a partition out".to_owned(),
+            })
     }
 
     pub(super) fn lows(&self, topic: &Topic) -> Result<Vec<u64>, SinkError> {
@@ -224,14 +260,22 @@ impl Shared {
             found
                 .into_iter()
                 .map(|f| match f {
-                    Some((at, payload)) => keep(&Raw { at, payload: &payload }).map(Some),
+                    Some((at, payload)) => keep(&Raw {
+                        at,
+                        payload: &payload,
+                    })
+                    .map(Some),
                     None => Ok(None),
                 })
                 .collect()
         })
     }
 
-    pub(super) fn read_at(&self, topic: &Topic, at: &[Position]) -> Result<Vec<Option<Stored>>, SinkError> {
+    pub(super) fn read_at(
+        &self,
+        topic: &Topic,
+        at: &[Position],
+    ) -> Result<Vec<Option<Stored>>, SinkError> {
         let (lows, ends) = (self.lows(topic)?, self.ends(topic)?);
         let mut answers: Vec<Option<Stored>> = vec![None; at.len()];
         let mut todo: Vec<usize> = (0..at.len()).collect();
@@ -259,7 +303,7 @@ impl Shared {
                 });
                 reader.scan(&topic.name, &spans, &mut |raw| {
                     if let Some(i) = asked[raw.at.partition as usize] {
-                        answers[i] = Some(stored(&topic.name, &raw)?);
+                        answers[i] = Some(stored(topic, &raw)?);
                     }
                     Ok(Go::Enough)
                 })?;
@@ -278,7 +322,8 @@ impl Shared {
         each: &mut dyn FnMut(Stored) -> bool,
     ) -> Result<(), SinkError> {
         let (lows, ends) = (self.lows(topic)?, self.ends(topic)?);
-        let old = |s: &Stored| s.head.incarnation <= incarnation && s.head.index <= above;
+        let old =
+            |s: &Stored| s.head.id().incarnation <= incarnation && s.head.id().index.get() <= above;
         self.with_reader(|reader| {
             // Within a partition records rise, so all before an old one are old.
             let mut from: Vec<Option<u64>> = vec![None; ends.len()];
@@ -298,7 +343,7 @@ impl Shared {
                     }
                 }
                 reader.scan(&topic.name, &spans, &mut |raw| {
-                    if old(&stored(&topic.name, &raw)?) {
+                    if old(&stored(topic, &raw)?) {
                         from[raw.at.partition as usize] = Some(raw.at.offset);
                     }
                     Ok(Go::Enough)
@@ -314,7 +359,7 @@ impl Shared {
                 .collect();
             let mut wanted = true;
             reader.scan(&topic.name, &spans, &mut |raw| {
-                wanted = wanted && each(stored(&topic.name, &raw)?);
+                wanted = wanted && each(stored(topic, &raw)?);
                 Ok(if wanted { Go::On } else { Go::Enough })
             })
         })

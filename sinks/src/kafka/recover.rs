@@ -22,7 +22,9 @@ impl Shared {
         let what = format!("publishing {mdt}");
         let make = |id: Option<&str>, topics: &[String]| {
             let config = self.config.producer(id)?;
-            Producer::new(&config, topics).map(Arc::new).map_err(|e| sort(&what, &e))
+            Producer::new(&config, topics)
+                .map(Arc::new)
+                .map_err(|e| sort(&what, &e))
         };
         let mut names: Vec<String> = topics.iter().map(|t| t.name.clone()).collect();
         let (records, states) = match self.config.delivery {
@@ -31,7 +33,10 @@ impl Shared {
                 let both = make(Some(&state_topic), &names)?;
                 (Arc::clone(&both), both)
             }
-            Delivery::Idempotent => (make(None, &names)?, make(Some(&state_topic), std::slice::from_ref(&state_topic))?),
+            Delivery::Idempotent => (
+                make(None, &names)?,
+                make(Some(&state_topic), std::slice::from_ref(&state_topic))?,
+            ),
         };
         states
             .init_transactions(self.config.request_timeout_ms)
@@ -43,12 +48,20 @@ impl Shared {
         let mut used = false;
         for topic in topics {
             let ends = self.settled(&topic.name, topic.partitions)?;
-            used |= ends.iter().any(|e| *e > 0);
             let lows = self.lows(topic)?;
-            tails.push(self.last_records(&topic.name, &lows, &ends, &mut |raw| stored(&topic.name, raw))?);
+            let last =
+                self.last_records(&topic.name, &lows, &ends, &mut |raw| stored(topic, raw))?;
+            used |= last.iter().any(Option::is_some) || lows.iter().any(|l| *l > 0);
+            tails.push(last);
         }
         Ok(Recovered {
-            publisher: Box::new(KafkaPublisher::new(&self.config, what, topics, records, states)?),
+            publisher: Box::new(KafkaPublisher::new(
+                &self.config,
+                what,
+                topics,
+                records,
+                states,
+            )?),
             state,
             tails,
             used,
@@ -67,7 +80,8 @@ impl Shared {
     /// may still be on its way to the partition.
     pub(super) fn settled(&self, topic: &str, partitions: u32) -> Result<Vec<u64>, SinkError> {
         let ends = self.offsets(topic, partitions, Where::End)?;
-        let patience = Duration::from_millis(u64::from(self.config.transaction_timeout_ms)) + self.config.request_timeout();
+        let patience = Duration::from_millis(u64::from(self.config.transaction_timeout_ms))
+            + self.config.request_timeout();
         let began = Instant::now();
         loop {
             let stable = self.offsets(topic, partitions, Where::Stable)?;
@@ -96,9 +110,13 @@ impl Shared {
                 why,
                 hint: "run the version of clbridge that wrote it, or `clbridge reset`".to_owned(),
             };
-            let state: State =
-                serde_json::from_slice(raw.payload).map_err(|e| unknown(format!("cannot be understood: {e}")))?;
-            if state.version == 1 { Ok(state) } else { Err(unknown(format!("has layout version {}", state.version))) }
+            let state: State = serde_json::from_slice(raw.payload)
+                .map_err(|e| unknown(format!("cannot be understood: {e}")))?;
+            if state.version == 1 {
+                Ok(state)
+            } else {
+                Err(unknown(format!("has layout version {}", state.version)))
+            }
         })?;
         Ok(found.into_iter().next().flatten())
     }

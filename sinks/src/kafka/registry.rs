@@ -40,15 +40,22 @@ impl Shared {
         let topic = &self.config.registry_topic;
         self.make_compacted(topic)?;
         let config = self.config.producer(Some(topic))?;
-        let producer = Producer::new(&config, std::slice::from_ref(topic)).map_err(|e| sort(self.changing(), &e))?;
-        producer.init_transactions(self.config.request_timeout_ms).map_err(|e| sort(self.changing(), &e))?;
+        let producer = Producer::new(&config, std::slice::from_ref(topic))
+            .map_err(|e| sort(self.changing(), &e))?;
+        producer
+            .init_transactions(self.config.request_timeout_ms)
+            .map_err(|e| sort(self.changing(), &e))?;
         self.settled(topic, 1)?;
         let registry = self.read_registry(Where::End)?;
         Ok((producer, registry))
     }
 
     /// Writes the registry; false if another writer took the fence in between.
-    pub(super) fn write_registry(&self, producer: &Producer, registry: &Registry) -> Result<bool, SinkError> {
+    pub(super) fn write_registry(
+        &self,
+        producer: &Producer,
+        registry: &Registry,
+    ) -> Result<bool, SinkError> {
         let bytes = serde_json::to_vec(registry).map_err(|e| SinkError::Mismatch {
             what: self.changing(),
             why: e.to_string(),
@@ -69,7 +76,10 @@ impl Shared {
     }
 
     fn changing(&self) -> String {
-        format!("changing the registry of groups in {}", self.config.registry_topic)
+        format!(
+            "changing the registry of groups in {}",
+            self.config.registry_topic
+        )
     }
 }
 
@@ -88,7 +98,10 @@ impl KafkaSink {
             change(&mut registry);
             registry.version += 1;
             let candidate = registry.clone();
-            if self.blocking(move |s| s.write_registry(&producer, &candidate)).await? {
+            if self
+                .blocking(move |s| s.write_registry(&producer, &candidate))
+                .await?
+            {
                 return Ok(registry);
             }
             // Two writers must not fence each other in step for ever.
@@ -120,6 +133,7 @@ impl Producer {
                 self.hurry();
             }
         }
-        self.commit(wait_ms).map_err(|e| sort(what(), &self.fatal().unwrap_or(e)))
+        self.commit(wait_ms)
+            .map_err(|e| sort(what(), &self.fatal().unwrap_or(e)))
     }
 }
