@@ -1,4 +1,3 @@
 //! The bridge: reads changelogs, publishes them, observes groups, clears.
 
-pub mod source;
 pub mod status;
