@@ -35,7 +35,8 @@ def arguments(words):
     parser.add_argument("--commit-ms", type=float, default=100, help="commits at most this often")
     parser.add_argument("--never-commit", action="store_true")
     parser.add_argument("--log-records", action="store_true")
-    parser.add_argument("--idle-s", type=float, default=0, help="ends after this long without a record; 0: never")
+    parser.add_argument("--idle-s", type=float, default=0, help="ends after this long without a record (0: never); longer than the session, or a killed "
+                        "neighbour's partitions are left unread")
     parser.add_argument("--session-ms", type=int, default=10000)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any librdkafka setting")
     return parser.parse_args(words)
