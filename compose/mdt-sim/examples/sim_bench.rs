@@ -33,9 +33,7 @@ fn read_all(addr: &Addr, records: u64) -> std::io::Result<f64> {
     }
     let seconds = start.elapsed().as_secs_f64();
     if bytes < records * 64 {
-        return Err(std::io::Error::other(format!(
-            "{bytes} bytes are too few for {records} records"
-        )));
+        return Err(std::io::Error::other(format!("{bytes} bytes are too few for {records} records")));
     }
     Ok(records as f64 / seconds)
 }
@@ -49,26 +47,17 @@ fn main() -> anyhow::Result<()> {
     std::fs::create_dir_all(&dir)?;
     let unix = format!("unix:{}", dir.join("data").display()).parse()?;
     let server = Server::start(&Config {
-        mdts: vec![MdtConfig {
-            commit_interval: Duration::ZERO,
-            ..MdtConfig::new(MDT, &dir)
-        }],
+        mdts: vec![MdtConfig { commit_interval: Duration::ZERO, ..MdtConfig::new(MDT, &dir) }],
         listen: vec!["127.0.0.1:0".parse()?, unix],
         control: vec!["127.0.0.1:0".parse()?],
-        register: vec![UserSpec {
-            name: None,
-            mask: None,
-        }],
+        register: vec![UserSpec { name: None, mask: None }],
     })?;
-    let filled =
-        Control::connect(&server.control_addrs()[0])?.emit(Plan::fill(records, 1), true)?;
+    let filled = Control::connect(&server.control_addrs()[0])?.emit(Plan::fill(records, 1), true)?;
     let seconds = filled["seconds"].as_f64().unwrap_or(f64::NAN);
     let logged = filled["count"].as_u64().unwrap_or(0);
     let mut rates = Vec::new();
     for addr in server.data_addrs() {
-        let runs = (0..RUNS)
-            .map(|_| read_all(addr, logged))
-            .collect::<Result<Vec<_>, _>>()?;
+        let runs = (0..RUNS).map(|_| read_all(addr, logged)).collect::<Result<Vec<_>, _>>()?;
         rates.push(median(runs));
     }
     println!(

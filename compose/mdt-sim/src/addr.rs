@@ -32,10 +32,7 @@ impl FromStr for Addr {
             )
         };
         let mut found = text.to_socket_addrs().map_err(|e| invalid(e.to_string()))?;
-        found
-            .next()
-            .map(Self::Tcp)
-            .ok_or_else(|| invalid("no such host".to_owned()))
+        found.next().map(Self::Tcp).ok_or_else(|| invalid("no such host".to_owned()))
     }
 }
 
@@ -84,9 +81,7 @@ impl Addr {
                     }
                     std::fs::remove_file(path).map_err(named)?;
                 }
-                UnixListener::bind(path)
-                    .map(|l| Listener::Unix(l, path.clone()))
-                    .map_err(named)
+                UnixListener::bind(path).map(|l| Listener::Unix(l, path.clone())).map_err(named)
             }
         }
     }

@@ -54,10 +54,7 @@ pub struct Changelog {
 }
 
 fn broken() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::ConnectionReset,
-        "mdt-sim closed the connection",
-    )
+    io::Error::new(io::ErrorKind::ConnectionReset, "mdt-sim closed the connection")
 }
 
 impl Changelog {
@@ -101,10 +98,7 @@ impl Changelog {
         stream.read_exact(&mut head)?;
         let mut names = vec![0; Response::parse(&head)?.len];
         stream.read_exact(&mut names)?;
-        Ok(String::from_utf8_lossy(&names)
-            .lines()
-            .map(str::to_owned)
-            .collect())
+        Ok(String::from_utf8_lossy(&names).lines().map(str::to_owned).collect())
     }
 
     fn open_argument(&self) -> u64 {
@@ -181,12 +175,7 @@ impl Changelog {
             match got {
                 Ok(0) => return Err(broken()),
                 Ok(_) => {}
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                    ) =>
-                {
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     return Ok(None);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -217,8 +206,7 @@ impl Changelog {
                 self.ready.clear();
                 self.ready_at = 0;
             }
-            self.ready
-                .extend_from_slice(&self.input[start..start + response.len]);
+            self.ready.extend_from_slice(&self.input[start..start + response.len]);
             self.depth = if response.len == 0 { 1 } else { DEPTH };
             if response.len == 0 || response.value & END_FOLLOWS != 0 {
                 self.end = true;
@@ -335,10 +323,7 @@ impl Changelog {
             }
             let in_flight = self.pending.iter().filter(|p| p.1 == Pending::Read).count();
             if in_flight < self.depth {
-                let reads = vec![
-                    (Op::Read, Self::READ, &[] as &[u8], Pending::Read);
-                    self.depth - in_flight
-                ];
+                let reads = vec![(Op::Read, Self::READ, &[] as &[u8], Pending::Read); self.depth - in_flight];
                 self.send(&reads)?;
             }
             match self.response(Some(until))? {

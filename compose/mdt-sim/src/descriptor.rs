@@ -63,11 +63,7 @@ impl Descriptor {
             }
             state.evictions
         };
-        let prefetch = if prefetch == 0 {
-            PREFETCH
-        } else {
-            prefetch.min(PREFETCH)
-        };
+        let prefetch = if prefetch == 0 { PREFETCH } else { prefetch.min(PREFETCH) };
         let mut descriptor = Self {
             mdt,
             evictions,
@@ -217,8 +213,7 @@ impl Descriptor {
                     layout::set_nid_form(&mut self.queue[start..], self.nid_be);
                 }
             }
-            self.queued
-                .push_back((index, (self.queue.len() - start) as u32));
+            self.queued.push_back((index, (self.queue.len() - start) as u32));
             self.next = index + 1;
             true
         })?;
@@ -240,11 +235,7 @@ impl Descriptor {
     pub fn take(&mut self, out: &mut Vec<u8>, max_bytes: usize, max_records: u32) -> bool {
         let mdt = Arc::clone(&self.mdt);
         let mut state = mdt.lock();
-        let mut limit = if max_records == 0 {
-            u32::MAX
-        } else {
-            max_records
-        };
+        let mut limit = if max_records == 0 { u32::MAX } else { max_records };
         if state.faults.read_records != 0 {
             limit = limit.min(state.faults.read_records);
         }

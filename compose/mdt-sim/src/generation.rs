@@ -21,9 +21,7 @@ pub fn parse(text: &str) -> Result<Generation, String> {
         "2.11" => Generation::L2_11,
         "2.16" => Generation::L2_16,
         other => {
-            return Err(format!(
-                "no generation `{other}`; there are 2.0, 2.4, 2.7, 2.11 and 2.16"
-            ));
+            return Err(format!("no generation `{other}`; there are 2.0, 2.4, 2.7, 2.11 and 2.16"));
         }
     })
 }
@@ -36,12 +34,7 @@ pub(crate) fn downgrade(bytes: &[u8], to: Generation) -> io::Result<Option<Vec<u
     if to == Generation::L2_16 {
         return Ok(None);
     }
-    let invalid = |e: String| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("emit as an older Lustre: {e}"),
-        )
-    };
+    let invalid = |e: String| io::Error::new(io::ErrorKind::InvalidData, format!("emit as an older Lustre: {e}"));
     // The MDT numbers records when it logs them; until then they have no index, which the codec does not allow.
     let mut numbered = bytes.to_vec();
     let mut at = 0;

@@ -83,10 +83,7 @@ pub struct Recovered {
 fn damaged(path: &Path, offset: u64, why: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        format!(
-            "journal {} is damaged at byte {offset}: {why}; delete the MDT's folder to begin anew",
-            path.display()
-        ),
+        format!("journal {} is damaged at byte {offset}: {why}; delete the MDT's folder to begin anew", path.display()),
     )
 }
 
@@ -112,24 +109,14 @@ impl Journal {
         for entry in std::fs::read_dir(dir)? {
             let path = entry?.path();
             if path.extension().is_some_and(|e| e == "journal")
-                && let Some(number) = path
-                    .file_stem()
-                    .and_then(|s| s.to_str())
-                    .and_then(|s| s.parse::<u64>().ok())
+                && let Some(number) = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<u64>().ok())
             {
                 numbers.push(number);
             }
         }
         numbers.sort_unstable();
-        let mut journal = Self {
-            dir: dir.to_owned(),
-            files: BTreeMap::new(),
-            current: 0,
-            len: 0,
-            committed_len: 0,
-            max_file,
-            fsync,
-        };
+        let mut journal =
+            Self { dir: dir.to_owned(), files: BTreeMap::new(), current: 0, len: 0, committed_len: 0, max_file, fsync };
         let mut meta = None;
         let mut places = Vec::new();
         for (at, number) in numbers.iter().enumerate() {
@@ -163,24 +150,16 @@ impl Journal {
     }
 
     fn file(&self, number: u64) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(self.path(number))
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.path(number))
     }
 
     fn current(&self) -> io::Result<&File> {
-        self.files
-            .get(&self.current)
-            .ok_or_else(|| io::Error::other("the journal's current file is not open"))
+        self.files.get(&self.current).ok_or_else(|| io::Error::other("the journal's current file is not open"))
     }
 
     fn frame(&mut self, kind: u8, parts: &[&[u8]]) -> io::Result<u64> {
         let len: usize = parts.iter().map(|p| p.len()).sum();
-        let len32 =
-            u32::try_from(len).map_err(|_| io::Error::other("journal frame beyond 4 GiB"))?;
+        let len32 = u32::try_from(len).map_err(|_| io::Error::other("journal frame beyond 4 GiB"))?;
         let mut bytes = Vec::with_capacity(FRAME_HEAD + len);
         bytes.push(kind);
         bytes.extend_from_slice(&len32.to_le_bytes());
@@ -198,13 +177,7 @@ impl Journal {
     ///
     /// # Errors
     /// Those of the disk.
-    pub fn append(
-        &mut self,
-        first: u64,
-        last: u64,
-        count: u32,
-        records: &[u8],
-    ) -> io::Result<Place> {
+    pub fn append(&mut self, first: u64, last: u64, count: u32, records: &[u8]) -> io::Result<Place> {
         let mut head = [0u8; BLOCK_HEAD];
         head[..8].copy_from_slice(&first.to_le_bytes());
         head[8..16].copy_from_slice(&last.to_le_bytes());
@@ -260,10 +233,8 @@ impl Journal {
     /// # Errors
     /// Those of the disk, and a wrong checksum.
     pub fn read(&self, place: &Place) -> io::Result<Vec<u8>> {
-        let file = self
-            .files
-            .get(&place.file)
-            .ok_or_else(|| io::Error::other("the journal's file of this block is gone"))?;
+        let file =
+            self.files.get(&place.file).ok_or_else(|| io::Error::other("the journal's file of this block is gone"))?;
         let whole = FRAME_HEAD + BLOCK_HEAD + place.len as usize;
         let start = place.offset - (FRAME_HEAD + BLOCK_HEAD) as u64;
         let mut bytes = vec![0u8; whole];
@@ -307,11 +278,7 @@ fn scan(file: &File, number: u64, path: &Path, newest: bool) -> io::Result<Scann
     let mut input = BufReader::with_capacity(1 << 20, file);
     let mut at = 0u64;
     let mut pending = Vec::new();
-    let mut out = Scanned {
-        meta: None,
-        places: Vec::new(),
-        committed_len: 0,
-    };
+    let mut out = Scanned { meta: None, places: Vec::new(), committed_len: 0 };
     let mut payload = Vec::new();
     loop {
         let why = match read_frame(&mut input, size - at, &mut payload)? {
@@ -322,21 +289,12 @@ fn scan(file: &File, number: u64, path: &Path, newest: bool) -> io::Result<Scann
                 at = start + payload.len() as u64;
                 match kind {
                     RECORDS if payload.len() >= BLOCK_HEAD => {
-                        let u64_at = |i: usize| {
-                            payload[i..i + 8]
-                                .iter()
-                                .rev()
-                                .fold(0u64, |n, b| (n << 8) | u64::from(*b))
-                        };
+                        let u64_at =
+                            |i: usize| payload[i..i + 8].iter().rev().fold(0u64, |n, b| (n << 8) | u64::from(*b));
                         pending.push(Place {
                             first: u64_at(0),
                             last: u64_at(8),
-                            count: u32::from_le_bytes([
-                                payload[16],
-                                payload[17],
-                                payload[18],
-                                payload[19],
-                            ]),
+                            count: u32::from_le_bytes([payload[16], payload[17], payload[18], payload[19]]),
                             len: (payload.len() - BLOCK_HEAD) as u32,
                             file: number,
                             offset: start + BLOCK_HEAD as u64,
@@ -344,9 +302,8 @@ fn scan(file: &File, number: u64, path: &Path, newest: bool) -> io::Result<Scann
                         continue;
                     }
                     COMMIT => {
-                        let meta = serde_json::from_slice(&payload).map_err(|e| {
-                            damaged(path, start, &format!("unreadable commit: {e}"))
-                        })?;
+                        let meta = serde_json::from_slice(&payload)
+                            .map_err(|e| damaged(path, start, &format!("unreadable commit: {e}")))?;
                         out.meta = Some(meta);
                         out.places.append(&mut pending);
                         out.committed_len = at;

@@ -30,9 +30,8 @@ fn u64_at(b: &[u8], at: usize) -> Option<u64> {
 
 /// Where the extra flags stand, if the record has any.
 fn extra_at(flags: u16) -> Option<usize> {
-    (flags & EXTRA != 0).then(|| {
-        HEAD + if flags & RENAME != 0 { 32 } else { 0 } + if flags & JOBID != 0 { 32 } else { 0 }
-    })
+    (flags & EXTRA != 0)
+        .then(|| HEAD + if flags & RENAME != 0 { 32 } else { 0 } + if flags & JOBID != 0 { 32 } else { 0 })
 }
 
 /// The length of the record at the start of `b`, or `None` if `b` does not hold it wholly.
@@ -50,12 +49,7 @@ pub fn record_len(b: &[u8]) -> Option<usize> {
     if let Some(at) = extra_at(flags) {
         let extra = u64_at(b, at)?;
         len += 8;
-        for (bit, size) in [
-            (CLFE_UIDGID, 16),
-            (CLFE_NID, 24),
-            (CLFE_OPEN, 4),
-            (CLFE_XATTR, 256),
-        ] {
+        for (bit, size) in [(CLFE_UIDGID, 16), (CLFE_NID, 24), (CLFE_OPEN, 4), (CLFE_XATTR, 256)] {
             if extra & bit != 0 {
                 len += size;
             }
@@ -115,9 +109,7 @@ pub fn set_nid_form(record: &mut [u8], be: bool) {
         return;
     };
     if be {
-        let old = u64::from_le_bytes([
-            nid[0], nid[1], nid[2], nid[3], nid[4], nid[5], nid[6], nid[7],
-        ]);
+        let old = u64::from_le_bytes([nid[0], nid[1], nid[2], nid[3], nid[4], nid[5], nid[6], nid[7]]);
         let net = (old >> 32) as u32;
         nid.fill(0);
         nid[1] = (net >> 16) as u8;

@@ -2,9 +2,8 @@
 
 /// The types' names; the position is the type's number.
 pub const NAMES: [&str; 25] = [
-    "MARK", "CREAT", "MKDIR", "HLINK", "SLINK", "MKNOD", "UNLNK", "RMDIR", "RENME", "RNMTO",
-    "OPEN", "CLOSE", "LYOUT", "TRUNC", "SATTR", "XATTR", "HSM", "MTIME", "CTIME", "ATIME", "MIGRT",
-    "FLRW", "RESYNC", "GXATR", "NOPEN",
+    "MARK", "CREAT", "MKDIR", "HLINK", "SLINK", "MKNOD", "UNLNK", "RMDIR", "RENME", "RNMTO", "OPEN", "CLOSE", "LYOUT",
+    "TRUNC", "SATTR", "XATTR", "HSM", "MTIME", "CTIME", "ATIME", "MIGRT", "FLRW", "RESYNC", "GXATR", "NOPEN",
 ];
 
 /// Everything.
@@ -26,10 +25,7 @@ pub fn parse(text: &str) -> Result<u32, String> {
             continue;
         }
         let number = NAMES.iter().position(|n| *n == word).ok_or_else(|| {
-            format!(
-                "mask `{text}`: `{word}` is no record type; the types are ALL {}",
-                NAMES.join(" ")
-            )
+            format!("mask `{text}`: `{word}` is no record type; the types are ALL {}", NAMES.join(" "))
         })?;
         mask |= 1 << number;
     }
@@ -39,10 +35,7 @@ pub fn parse(text: &str) -> Result<u32, String> {
 /// The names in a mask, joined by `separator`.
 #[must_use]
 pub fn names(mask: u32, separator: &str) -> String {
-    let set: Vec<&str> = (0..NAMES.len())
-        .filter(|n| mask & (1 << n) != 0)
-        .map(|n| NAMES[n])
-        .collect();
+    let set: Vec<&str> = (0..NAMES.len()).filter(|n| mask & (1 << n) != 0).map(|n| NAMES[n]).collect();
     set.join(separator)
 }
 

@@ -118,25 +118,14 @@ impl Request {
             return Ok(None);
         }
         if bytes[1] != VERSION {
-            return Err(invalid(format!(
-                "request of protocol version {}, this is version {VERSION}",
-                bytes[1]
-            )));
+            return Err(invalid(format!("request of protocol version {}, this is version {VERSION}", bytes[1])));
         }
-        let op =
-            Op::from_u8(bytes[0]).ok_or_else(|| invalid(format!("unknown call {}", bytes[0])))?;
+        let op = Op::from_u8(bytes[0]).ok_or_else(|| invalid(format!("unknown call {}", bytes[0])))?;
         let len = number(&bytes[16..20]) as usize;
         if len > MAX_REQUEST {
-            return Err(invalid(format!(
-                "request with {len} bytes of payload, at most {MAX_REQUEST} are allowed"
-            )));
+            return Err(invalid(format!("request with {len} bytes of payload, at most {MAX_REQUEST} are allowed")));
         }
-        Ok(Some(Self {
-            op,
-            seq: number(&bytes[4..8]) as u32,
-            arg: number(&bytes[8..16]),
-            len,
-        }))
+        Ok(Some(Self { op, seq: number(&bytes[4..8]) as u32, arg: number(&bytes[8..16]), len }))
     }
 }
 
@@ -156,9 +145,7 @@ impl Response {
     pub fn parse(head: &[u8; RESPONSE_HEAD]) -> io::Result<Self> {
         let len = number(&head[16..20]) as usize;
         if len > MAX_RESPONSE {
-            return Err(invalid(format!(
-                "response with {len} bytes of payload, at most {MAX_RESPONSE} are allowed"
-            )));
+            return Err(invalid(format!("response with {len} bytes of payload, at most {MAX_RESPONSE} are allowed")));
         }
         Ok(Self {
             seq: number(&head[..4]) as u32,

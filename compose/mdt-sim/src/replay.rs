@@ -23,9 +23,7 @@ pub fn load(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(named)?;
     if path.extension().is_some_and(|e| e == "gz") {
-        flate2::read::GzDecoder::new(file)
-            .read_to_end(&mut bytes)
-            .map_err(named)?;
+        flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).map_err(named)?;
     } else {
         let mut file = file;
         file.read_to_end(&mut bytes).map_err(named)?;
@@ -33,34 +31,16 @@ pub fn load(path: &Path) -> io::Result<Vec<u8>> {
     let mut at = 0;
     while at < bytes.len() {
         at += layout::record_len(&bytes[at..]).ok_or_else(|| {
-            named(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("no whole record at byte {at}"),
-            ))
+            named(io::Error::new(io::ErrorKind::InvalidData, format!("no whole record at byte {at}")))
         })?;
     }
     Ok(bytes)
 }
 
-pub(crate) fn run(
-    file: &Path,
-    mdt: &Mdt,
-    keep: bool,
-    loops: u64,
-    rate: u64,
-    ended: &AtomicBool,
-) -> io::Result<Report> {
+pub(crate) fn run(file: &Path, mdt: &Mdt, keep: bool, loops: u64, rate: u64, ended: &AtomicBool) -> io::Result<Report> {
     let bytes = load(file)?;
-    let (stamp, loops) = if keep {
-        (Stamp::Keep, 1)
-    } else {
-        (Stamp::Now, loops)
-    };
-    let batch = if rate == 0 {
-        BATCH
-    } else {
-        ((rate / 100) as usize).clamp(1, BATCH)
-    };
+    let (stamp, loops) = if keep { (Stamp::Keep, 1) } else { (Stamp::Now, loops) };
+    let batch = if rate == 0 { BATCH } else { ((rate / 100) as usize).clamp(1, BATCH) };
     let mut report = Report::default();
     let start = Instant::now();
     for _ in 0..loops {

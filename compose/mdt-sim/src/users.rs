@@ -52,13 +52,7 @@ pub struct Users {
 
 impl Default for Users {
     fn default() -> Self {
-        Self {
-            list: Vec::new(),
-            next_id: 1,
-            admin_mask: mask::MARK,
-            kept_mask: None,
-            effective: mask::MARK,
-        }
+        Self { list: Vec::new(), next_id: 1, admin_mask: mask::MARK, kept_mask: None, effective: mask::MARK }
     }
 }
 
@@ -92,11 +86,7 @@ pub struct GcLimits {
 
 impl Default for GcLimits {
     fn default() -> Self {
-        Self {
-            max_idle_s: 2_592_000,
-            max_idle_indexes: 2_097_446_912,
-            min_interval_s: 3600,
-        }
+        Self { max_idle_s: 2_592_000, max_idle_indexes: 2_097_446_912, min_interval_s: 3600 }
     }
 }
 
@@ -128,9 +118,7 @@ fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     if digits == 0 {
         return None;
     }
-    let value = text[..digits].iter().fold(0u64, |n, d| {
-        n.wrapping_mul(10).wrapping_add(u64::from(d - b'0'))
-    });
+    let value = text[..digits].iter().fold(0u64, |n, d| n.wrapping_mul(10).wrapping_add(u64::from(d - b'0')));
     Some((value, &text[digits..]))
 }
 
@@ -157,18 +145,10 @@ impl Users {
     ///
     /// # Errors
     /// `EEXIST` for a name in use, `EINVAL` for a name that is not 1 to 15 letters, digits, `_` or `-`.
-    pub fn register(
-        &mut self,
-        name: Option<&str>,
-        mask: Option<u32>,
-        last: u64,
-        now_ns: u64,
-    ) -> Result<u32, Errno> {
+    pub fn register(&mut self, name: Option<&str>, mask: Option<u32>, last: u64, now_ns: u64) -> Result<u32, Errno> {
         if let Some(name) = name {
             let good = (1..=15).contains(&name.len())
-                && name
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
             if !good {
                 return Err(Errno(libc::EINVAL));
             }
@@ -178,13 +158,7 @@ impl Users {
         }
         let id = self.next_id;
         self.next_id += 1;
-        self.list.push(User {
-            id,
-            name: name.map(str::to_owned),
-            mask,
-            index: last,
-            touched_ns: now_ns,
-        });
+        self.list.push(User { id, name: name.map(str::to_owned), mask, index: last, touched_ns: now_ns });
         self.recalculate();
         Ok(id)
     }
@@ -194,11 +168,7 @@ impl Users {
     pub fn find(&self, text: &str) -> Option<u32> {
         self.list
             .iter()
-            .find(|u| {
-                text == format!("cl{}", u.id)
-                    || text == u.label()
-                    || u.name.as_deref() == Some(text)
-            })
+            .find(|u| text == format!("cl{}", u.id) || text == u.label() || u.name.as_deref() == Some(text))
             .map(|u| u.id)
     }
 
@@ -207,11 +177,7 @@ impl Users {
     /// # Errors
     /// `ENOENT` if there is none of that number.
     pub fn deregister(&mut self, id: u32) -> Result<User, Errno> {
-        let at = self
-            .list
-            .iter()
-            .position(|u| u.id == id)
-            .ok_or(Errno(libc::ENOENT))?;
+        let at = self.list.iter().position(|u| u.id == id).ok_or(Errno(libc::ENOENT))?;
         let gone = self.list.remove(at);
         self.recalculate();
         Ok(gone)
@@ -234,11 +200,7 @@ impl Users {
             return Err(Errno(libc::EINVAL));
         }
         let upto = if index == 0 { last } else { index };
-        let user = self
-            .list
-            .iter_mut()
-            .find(|u| u.id == id)
-            .ok_or(Errno(libc::ENOENT))?;
+        let user = self.list.iter_mut().find(|u| u.id == id).ok_or(Errno(libc::ENOENT))?;
         if upto < user.index {
             return Err(backwards);
         }
@@ -283,10 +245,7 @@ impl Users {
     }
 
     fn recalculate(&mut self) {
-        self.effective = self
-            .list
-            .iter()
-            .fold(self.admin_mask, |m, u| m | u.mask.unwrap_or(mask::DEFAULT));
+        self.effective = self.list.iter().fold(self.admin_mask, |m, u| m | u.mask.unwrap_or(mask::DEFAULT));
     }
 
     /// Makes everybody look idle for longer, by this many nanoseconds.
@@ -301,10 +260,7 @@ impl Users {
     pub fn idle_beyond(&self, limits: &GcLimits, last: u64, now_ns: u64) -> Vec<u32> {
         self.list
             .iter()
-            .filter(|u| {
-                u.idle_s(now_ns) > limits.max_idle_s
-                    || last.saturating_sub(u.index) > limits.max_idle_indexes
-            })
+            .filter(|u| u.idle_s(now_ns) > limits.max_idle_s || last.saturating_sub(u.index) > limits.max_idle_indexes)
             .map(|u| u.id)
             .collect()
     }
@@ -316,16 +272,8 @@ impl Users {
         // Writing to a String cannot fail.
         let _ = match form {
             UsersForm::V2_10 => writeln!(out, "current index: {last}\n{:<5} index", "ID"),
-            UsersForm::V2_12 => writeln!(
-                out,
-                "current index: {last}\n{:<5} index (idle seconds)",
-                "ID"
-            ),
-            UsersForm::V2_15 => writeln!(
-                out,
-                "current_index: {last}\n{:<24} {:>10} (idle) mask",
-                "ID", "index"
-            ),
+            UsersForm::V2_12 => writeln!(out, "current index: {last}\n{:<5} index (idle seconds)", "ID"),
+            UsersForm::V2_15 => writeln!(out, "current_index: {last}\n{:<24} {:>10} (idle) mask", "ID", "index"),
         };
         for user in &self.list {
             let idle = user.idle_s(now_ns);
@@ -333,16 +281,8 @@ impl Users {
                 UsersForm::V2_10 => writeln!(out, "cl{:<3} {}", user.id, user.index),
                 UsersForm::V2_12 => writeln!(out, "cl{:<3} {} ({idle})", user.id, user.index),
                 UsersForm::V2_15 => {
-                    let mask = user
-                        .mask
-                        .map(|m| format!(" mask={}", mask::names(m, ",")))
-                        .unwrap_or_default();
-                    writeln!(
-                        out,
-                        "{:<24} {:>10} ({idle}){mask}",
-                        user.label(),
-                        user.index
-                    )
+                    let mask = user.mask.map(|m| format!(" mask={}", mask::names(m, ","))).unwrap_or_default();
+                    writeln!(out, "{:<24} {:>10} ({idle}){mask}", user.label(), user.index)
                 }
             };
         }

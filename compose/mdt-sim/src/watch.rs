@@ -60,20 +60,11 @@ fn watch_error(dir: &Path, e: &notify::Error) -> io::Error {
 /// # Errors
 /// A directory that cannot be watched, those of the disk.
 pub(crate) fn run(dir: &Path, mdt: &Mdt, ended: &AtomicBool) -> io::Result<Report> {
-    let dir = dir
-        .canonicalize()
-        .map_err(|e| io::Error::new(e.kind(), format!("watch {}: {e}", dir.display())))?;
+    let dir = dir.canonicalize().map_err(|e| io::Error::new(e.kind(), format!("watch {}: {e}", dir.display())))?;
     let (send, receive) = mpsc::channel();
     let mut watcher = notify::recommended_watcher(send).map_err(|e| watch_error(&dir, &e))?;
-    watcher
-        .watch(&dir, RecursiveMode::Recursive)
-        .map_err(|e| watch_error(&dir, &e))?;
-    let mut watch = Watch {
-        mdt,
-        known: HashMap::new(),
-        moved_on: HashSet::new(),
-        report: Report::default(),
-    };
+    watcher.watch(&dir, RecursiveMode::Recursive).map_err(|e| watch_error(&dir, &e))?;
+    let mut watch = Watch { mdt, known: HashMap::new(), moved_on: HashSet::new(), report: Report::default() };
     watch.learn(&dir);
     while !ended.load(Ordering::Relaxed) {
         match receive.recv_timeout(LOOK) {
@@ -125,23 +116,14 @@ impl Watch<'_> {
                 };
                 self.touched(path, kind::SATTR, flags)
             }
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-                self.touched(path, kind::CLOSE, 0x42)
-            }
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => self.touched(path, kind::CLOSE, 0x42),
             _ => Ok(()),
         }
     }
 
     fn log(&mut self, object: &Object, draft: Draft<'_>) -> io::Result<()> {
         let mut record = Vec::new();
-        encode(
-            &Draft {
-                owner: Some(object.owner),
-                nid: Some(&LO),
-                ..draft
-            },
-            &mut record,
-        );
+        encode(&Draft { owner: Some(object.owner), nid: Some(&LO), ..draft }, &mut record);
         self.report.add(self.mdt.emit(&record, Stamp::Now)?);
         Ok(())
     }
@@ -179,16 +161,7 @@ impl Watch<'_> {
         };
         let pfid = self.parent(path);
         self.known.insert(path.to_owned(), object);
-        self.log(
-            &object,
-            Draft {
-                kind,
-                tfid: object.fid,
-                pfid,
-                name: Self::name(path),
-                ..Draft::default()
-            },
-        )
+        self.log(&object, Draft { kind, tfid: object.fid, pfid, name: Self::name(path), ..Draft::default() })
     }
 
     fn removed(&mut self, path: &Path, what: RemoveKind) -> io::Result<()> {
@@ -202,14 +175,7 @@ impl Watch<'_> {
         let kind = if dir { kind::RMDIR } else { kind::UNLNK };
         self.log(
             &object,
-            Draft {
-                kind,
-                flags: u16::from(last),
-                tfid: object.fid,
-                pfid,
-                name: Self::name(path),
-                ..Draft::default()
-            },
+            Draft { kind, flags: u16::from(last), tfid: object.fid, pfid, name: Self::name(path), ..Draft::default() },
         )
     }
 
@@ -230,12 +196,7 @@ impl Watch<'_> {
         let (source_parent, pfid) = (self.parent(from), self.parent(to));
         if object.dir {
             // What lies below has moved along.
-            let below: Vec<PathBuf> = self
-                .known
-                .keys()
-                .filter(|p| p.starts_with(from))
-                .cloned()
-                .collect();
+            let below: Vec<PathBuf> = self.known.keys().filter(|p| p.starts_with(from)).cloned().collect();
             for old in below {
                 if let (Some(known), Ok(rest)) = (self.known.remove(&old), old.strip_prefix(from)) {
                     self.known.insert(to.join(rest), known);
@@ -261,14 +222,6 @@ impl Watch<'_> {
             return Ok(());
         };
         self.known.insert(path.to_owned(), object);
-        self.log(
-            &object,
-            Draft {
-                kind,
-                flags,
-                tfid: object.fid,
-                ..Draft::default()
-            },
-        )
+        self.log(&object, Draft { kind, flags, tfid: object.fid, ..Draft::default() })
     }
 }

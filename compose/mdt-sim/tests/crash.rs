@@ -42,20 +42,10 @@ fn a_surviving_reader_sees_nothing_of_a_crash_that_gives_its_indexes_to_other_re
     let reported = parse(&buf[..n]);
     assert_eq!(indexes(&reported), (1..=13).collect::<Vec<_>>());
     // when the MDT crashes, a third of them is replayed and others follow
-    let how = Crash {
-        replay: 1.0 / 3.0,
-        length: Length::Equal,
-        ..Crash::default()
-    };
+    let how = Crash { replay: 1.0 / 3.0, length: Length::Equal, ..Crash::default() };
     let report = sim.control().crash(MDT, how).unwrap();
     assert_eq!(
-        (
-            report.committed_index,
-            report.lost,
-            report.replayed,
-            report.fresh,
-            report.last_index
-        ),
+        (report.committed_index, report.lost, report.replayed, report.fresh, report.last_index),
         (4, 9, 3, 6, 13)
     );
     // then what stands there now: the committed ones, the replayed ones with the same name and a new time, others
@@ -76,10 +66,7 @@ fn a_surviving_reader_sees_nothing_of_a_crash_that_gives_its_indexes_to_other_re
     assert_eq!(parse(&buf[..n])[0].name, "after-0");
     // and the oracle's surviving records are exactly those that stand
     let all = to_end(&mut sim.open());
-    assert_eq!(
-        surviving(&mut sim.control()),
-        all.iter().map(|s| (s.index, s.time_ns)).collect::<Vec<_>>()
-    );
+    assert_eq!(surviving(&mut sim.control()), all.iter().map(|s| (s.index, s.time_ns)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -95,17 +82,7 @@ fn the_new_log_is_shorter_equal_or_longer_than_the_lost_one() {
         sim.log("committed", 10);
         sim.mdt().commit().unwrap();
         sim.log("lost", 20);
-        let report = sim
-            .control()
-            .crash(
-                MDT,
-                Crash {
-                    length,
-                    replay,
-                    ..Crash::default()
-                },
-            )
-            .unwrap();
+        let report = sim.control().crash(MDT, Crash { length, replay, ..Crash::default() }).unwrap();
         assert_eq!(report.lost, 20);
         match length {
             Length::Shorter => assert!(report.last_index < 30),
@@ -128,14 +105,7 @@ fn a_crash_takes_back_clears_too_and_what_they_purged_can_be_read_again() {
     assert_eq!(to_end(&mut sim.open())[0].index, 16);
     let report = sim.control().crash(MDT, Crash::default()).unwrap();
     assert_eq!(report.lost, 0);
-    assert_eq!(
-        (
-            report.clears[0].user,
-            report.clears[0].from,
-            report.clears[0].to
-        ),
-        (1, 15, 5)
-    );
+    assert_eq!((report.clears[0].user, report.clears[0].from, report.clears[0].to), (1, 15, 5));
     assert_eq!(to_end(&mut sim.open())[0].index, 6);
     // so that the same clear is not backwards
     w.clear("clear:cl1:10").unwrap();
@@ -147,12 +117,7 @@ fn a_clear_sent_while_the_mdt_is_down_runs_after_the_recovery_against_the_new_lo
     sim.log("committed", 4);
     sim.mdt().commit().unwrap();
     sim.log("lost", 6);
-    let how = Crash {
-        down_s: 0.3,
-        replay: 0.0,
-        length: Length::Shorter,
-        ..Crash::default()
-    };
+    let how = Crash { down_s: 0.3, replay: 0.0, length: Length::Shorter, ..Crash::default() };
     let mdt = sim.mdt().clone();
     let crash = std::thread::spawn(move || mdt.crash(&how, |_| Vec::new()).unwrap());
     while sim.mdt().is_up() {
@@ -191,15 +156,10 @@ fn reads_and_clears_block_while_the_mdt_is_away_then_go_on_without_an_error() {
     assert_eq!(to_end(&mut prefetched).len(), 9);
     // opening works, reading waits
     let mut fresh = sim.open();
-    let waited = fresh
-        .read(&mut vec![0; 4096], Duration::from_millis(1))
-        .unwrap_err();
+    let waited = fresh.read(&mut vec![0; 4096], Duration::from_millis(1)).unwrap_err();
     assert_eq!(waited.kind(), std::io::ErrorKind::TimedOut);
     sim.writer().clear("clear:cl1:4").unwrap();
-    assert!(
-        sim.mdt().is_up(),
-        "the clear returned while the MDT was away"
-    );
+    assert!(sim.mdt().is_up(), "the clear returned while the MDT was away");
     assert!(!to_end(&mut fresh).is_empty());
     down.join().unwrap();
 }
@@ -214,10 +174,7 @@ fn an_evicted_client_gets_eio_on_what_it_had_open_and_a_new_open_works() {
     let mut w = sim.writer();
     sim.mdt().restart(Duration::ZERO, true).unwrap();
     for _ in 0..2 {
-        assert_eq!(
-            errno(unread.read(&mut [0; 1000], PATIENCE)),
-            Some(libc::EIO)
-        );
+        assert_eq!(errno(unread.read(&mut [0; 1000], PATIENCE)), Some(libc::EIO));
     }
     assert_eq!(errno(w.clear("clear:cl1:1")), Some(libc::EIO));
     // a descriptor that was at its end stays there
@@ -236,10 +193,7 @@ fn a_reset_log_starts_again_from_1_and_its_old_records_stay_part_of_the_history(
     let now = to_end(&mut sim.open());
     assert_eq!(indexes(&now), [1, 2]);
     assert_eq!(now[0].name, "new-0");
-    let history: Vec<u64> = surviving(&mut sim.control())
-        .into_iter()
-        .map(|s| s.0)
-        .collect();
+    let history: Vec<u64> = surviving(&mut sim.control()).into_iter().map(|s| s.0).collect();
     assert_eq!(history, [1, 2, 3, 4, 5, 6, 7, 1, 2]);
     // without users nobody is left, as on a new file system
     sim.mdt().reset(false).unwrap();
@@ -250,12 +204,7 @@ fn a_reset_log_starts_again_from_1_and_its_old_records_stay_part_of_the_history(
 fn a_gap_by_purge_takes_records_that_nobody_cleared() {
     let sim = sim();
     sim.log("a", 10);
-    sim.control()
-        .call(&Command::Purge {
-            mdt: Some(MDT.to_owned()),
-            upto: 6,
-        })
-        .unwrap();
+    sim.control().call(&Command::Purge { mdt: Some(MDT.to_owned()), upto: 6 }).unwrap();
     assert_eq!(indexes(&to_end(&mut sim.open())), [7, 8, 9, 10]);
 }
 
@@ -321,16 +270,10 @@ fn spawn(dir: &std::path::Path) -> Killed {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
     let addr = |key: &str| ready[key][0].as_str().unwrap().parse().unwrap();
-    Killed {
-        child,
-        data: addr("data"),
-        control: addr("control"),
-    }
+    Killed { child, data: addr("data"), control: addr("control") }
 }
 
 #[test]

@@ -17,8 +17,7 @@ fn descriptor(sim: &Sim, prefetch: u32) -> Descriptor {
 
 fn read(d: &mut Descriptor, bytes: usize) -> Vec<Seen> {
     let mut out = Vec::new();
-    d.wait_ready(&mut |_| panic!("this read must not block"))
-        .unwrap();
+    d.wait_ready(&mut |_| panic!("this read must not block")).unwrap();
     d.take(&mut out, bytes, 0);
     parse(&out)
 }
@@ -45,11 +44,7 @@ fn a_buffer_smaller_than_the_next_record_reads_nothing_and_loses_nothing() {
     sim.log("name", 2);
     let mut reader = sim.open();
     for size in [1, 32, 64, 69] {
-        assert_eq!(
-            reader.read(&mut vec![0; size], PATIENCE).unwrap(),
-            0,
-            "{size} bytes"
-        );
+        assert_eq!(reader.read(&mut vec![0; size], PATIENCE).unwrap(), 0, "{size} bytes");
     }
     assert_eq!(indexes(&to_end(&mut reader)), [1, 2]);
     let mut device = descriptor(&sim, 0);
@@ -72,11 +67,7 @@ fn records_are_whole_and_packed_whatever_the_size_of_the_buffer() {
             }
             seen.extend(parse(&buf[..n]));
         }
-        assert_eq!(
-            indexes(&seen),
-            (1..=5000).collect::<Vec<_>>(),
-            "{size} bytes"
-        );
+        assert_eq!(indexes(&seen), (1..=5000).collect::<Vec<_>>(), "{size} bytes");
     }
 }
 
@@ -87,24 +78,15 @@ fn an_offset_is_an_index_and_only_forward() {
     let mut reader = sim.open();
     // before the first read
     assert_eq!(reader.seek(10).unwrap(), 10);
-    assert_eq!(
-        reader.seek(7).unwrap_err().raw_os_error(),
-        Some(libc::EINVAL)
-    );
+    assert_eq!(reader.seek(7).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     let mut buf = vec![0; 4096];
     let n = reader.read(&mut buf, PATIENCE).unwrap();
     let first = parse(&buf[..n]);
     assert_eq!(first[0].index, 10);
     let last = first.last().unwrap().index;
     // backwards after reading
-    assert_eq!(
-        reader.seek(last).unwrap_err().raw_os_error(),
-        Some(libc::EINVAL)
-    );
-    assert_eq!(
-        reader.seek(0).unwrap_err().raw_os_error(),
-        Some(libc::EINVAL)
-    );
+    assert_eq!(reader.seek(last).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    assert_eq!(reader.seek(0).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     // beyond the newest: accepted, then nothing
     let mut beyond = sim.open();
     assert_eq!(beyond.seek(1030).unwrap(), 1030);
@@ -139,10 +121,7 @@ fn readers_are_independent_of_each_other_and_of_users() {
     let begun = parse(&buf[..n]);
     let all_of_two = to_end(&mut two);
     let rest = to_end(&mut one);
-    assert_eq!(
-        begun.into_iter().chain(rest).collect::<Vec<_>>(),
-        all_of_two
-    );
+    assert_eq!(begun.into_iter().chain(rest).collect::<Vec<_>>(), all_of_two);
 }
 
 #[test]
@@ -155,10 +134,7 @@ fn a_descriptor_delivers_what_it_has_prefetched_after_a_purge_and_no_more_than_1
     // when everything is cleared
     sim.writer().clear("clear:cl1:5000").unwrap();
     // then it still gets those, and nothing after them
-    assert_eq!(
-        indexes(&read(&mut device, 4 << 20)),
-        (2..=1 + u64::from(PREFETCH)).collect::<Vec<_>>()
-    );
+    assert_eq!(indexes(&read(&mut device, 4 << 20)), (2..=1 + u64::from(PREFETCH)).collect::<Vec<_>>());
     assert_eq!(read(&mut device, 4 << 20), []);
     // and a fresh one gets nothing
     assert_eq!(to_end(&mut sim.open()), []);
@@ -181,11 +157,7 @@ fn the_client_reads_ahead_no_further_than_the_kernel_prefetches() {
     let rest = to_end(&mut reader);
     // then it gets what was prefetched, and that is at most the kernel's number
     assert_eq!(rest[0].index, seen + 1);
-    assert!(
-        rest.len() as u64 <= u64::from(PREFETCH),
-        "{} records",
-        rest.len()
-    );
+    assert!(rest.len() as u64 <= u64::from(PREFETCH), "{} records", rest.len());
 }
 
 #[test]
@@ -194,9 +166,7 @@ fn follow_waits_for_new_records_and_looks_once_a_second() {
     sim.log("a", 2);
     let mut device = Descriptor::open(sim.mdt().clone(), flags::READ | flags::FOLLOW, 0).unwrap();
     let mut out = Vec::new();
-    device
-        .wait_ready(&mut |_| panic!("there are records"))
-        .unwrap();
+    device.wait_ready(&mut |_| panic!("there are records")).unwrap();
     device.take(&mut out, 4096, 0);
     assert_eq!(indexes(&parse(&out)), [1, 2]);
     // when the end is reached, it sleeps to the full second since its last look, also if records come meanwhile
@@ -218,9 +188,7 @@ fn follow_waits_for_new_records_and_looks_once_a_second() {
     let mut reader = Changelog::open(sim.addr(), MDT, flags::READ | flags::FOLLOW).unwrap();
     let mut buf = vec![0; 4096];
     assert!(reader.read(&mut buf, PATIENCE).unwrap() > 0);
-    let nothing = reader
-        .read(&mut buf, Duration::from_millis(30))
-        .unwrap_err();
+    let nothing = reader.read(&mut buf, Duration::from_millis(30)).unwrap_err();
     assert_eq!(nothing.kind(), std::io::ErrorKind::TimedOut);
     sim.log("c", 1);
     let n = reader.read(&mut buf, PATIENCE).unwrap();
@@ -231,10 +199,7 @@ fn follow_waits_for_new_records_and_looks_once_a_second() {
 fn a_descriptor_reads_or_writes_only_as_it_was_opened() {
     let sim = sim();
     assert_eq!(errno(sim.open().clear("clear:cl1:0")), Some(libc::EBADF));
-    assert_eq!(
-        errno(sim.writer().read(&mut [0; 1000], PATIENCE)),
-        Some(libc::EBADF)
-    );
+    assert_eq!(errno(sim.writer().read(&mut [0; 1000], PATIENCE)), Some(libc::EBADF));
     let unknown = Changelog::open(sim.addr(), "lustre-MDT0042", flags::READ);
     assert_eq!(unknown.unwrap_err().raw_os_error(), Some(libc::ENOENT));
     assert_eq!(Changelog::list(sim.addr()).unwrap(), [MDT, SECOND]);
@@ -255,10 +220,7 @@ fn a_seek_deep_into_an_uncleared_log_costs_what_was_set_once_per_open() {
         })
         .unwrap();
     // then it is paid for the records skipped (counted by blocks of some hundred)
-    assert!(
-        waited >= Duration::from_micros(2000) && waited <= Duration::from_micros(2900),
-        "{waited:?}"
-    );
+    assert!(waited >= Duration::from_micros(2000) && waited <= Duration::from_micros(2900), "{waited:?}");
     assert_eq!(read(&mut device, 4096)[0].index, 2900);
     // and not by a reader that begins at the oldest record
     assert_eq!(read(&mut descriptor(&sim, 0), 100)[0].index, 1);
@@ -271,9 +233,5 @@ fn records_behind_the_window_in_memory_come_from_the_journal_unchanged() {
     assert!(sim.mdt().stats().resident_bytes < 300_000);
     let seen = to_end(&mut sim.open());
     assert_eq!(seen.len(), 20_000);
-    assert!(
-        seen.iter()
-            .zip(1..)
-            .all(|(s, n)| s.index == n && s.name.ends_with(&format!("-{}", n - 1)))
-    );
+    assert!(seen.iter().zip(1..).all(|(s, n)| s.index == n && s.name.ends_with(&format!("-{}", n - 1))));
 }

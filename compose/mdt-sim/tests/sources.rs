@@ -44,21 +44,10 @@ fn a_capture_replayed_as_it_was_gives_the_same_bytes_in_both_forms_of_the_nid() 
     for (be, plain) in pairs {
         let sim = sim();
         sim.control()
-            .call(&Command::Replay {
-                mdt: Some(MDT.to_owned()),
-                file: be.clone(),
-                keep: true,
-                loops: None,
-                rate: None,
-            })
+            .call(&Command::Replay { mdt: Some(MDT.to_owned()), file: be.clone(), keep: true, loops: None, rate: None })
             .unwrap();
         let mut reader = sim.open();
-        assert_eq!(
-            bytes_to_end(&mut reader),
-            replay::load(&be).unwrap(),
-            "{}",
-            be.display()
-        );
+        assert_eq!(bytes_to_end(&mut reader), replay::load(&be).unwrap(), "{}", be.display());
         let mut reader = Changelog::open(sim.addr(), MDT, flags::READ).unwrap();
         // The kernel leaves stale bytes behind the NID and in MARK records: compared without what is unspecified.
         let (read, kept) = (bytes_to_end(&mut reader), replay::load(&plain).unwrap());
@@ -72,31 +61,15 @@ fn a_capture_replayed_as_it_was_gives_the_same_bytes_in_both_forms_of_the_nid() 
 fn a_looped_capture_gets_new_indexes_and_times() {
     let sim = sim();
     sim.mdt().set_mask(mask::ALL, false);
-    let (file, _) = pairs()
-        .into_iter()
-        .find(|p| p.0.to_string_lossy().contains("p0-"))
-        .unwrap();
+    let (file, _) = pairs().into_iter().find(|p| p.0.to_string_lossy().contains("p0-")).unwrap();
     let once = parse(&replay::load(&file).unwrap());
     sim.control()
-        .call(&Command::Replay {
-            mdt: Some(MDT.to_owned()),
-            file,
-            keep: false,
-            loops: Some(3),
-            rate: None,
-        })
+        .call(&Command::Replay { mdt: Some(MDT.to_owned()), file, keep: false, loops: Some(3), rate: None })
         .unwrap();
     let seen = to_end(&mut sim.open());
-    assert_eq!(
-        indexes(&seen),
-        (1..=3 * once.len() as u64).collect::<Vec<_>>()
-    );
+    assert_eq!(indexes(&seen), (1..=3 * once.len() as u64).collect::<Vec<_>>());
     assert!(seen.windows(2).all(|w| w[0].time_ns < w[1].time_ns));
-    assert!(
-        seen.iter()
-            .zip(once.iter().cycle())
-            .all(|(s, o)| (s.kind, &s.name) == (o.kind, &o.name))
-    );
+    assert!(seen.iter().zip(once.iter().cycle()).all(|(s, o)| (s.kind, &s.name) == (o.kind, &o.name)));
 }
 
 #[test]
@@ -106,12 +79,7 @@ fn a_truncated_capture_is_refused_with_the_byte() {
     let mut bytes = record(1, "whole", 1);
     bytes.extend_from_slice(&record(1, "cut", 2)[..40]);
     std::fs::write(&path, bytes).unwrap();
-    assert!(
-        replay::load(&path)
-            .unwrap_err()
-            .to_string()
-            .contains("byte 69")
-    );
+    assert!(replay::load(&path).unwrap_err().to_string().contains("byte 69"));
 }
 
 #[test]
@@ -132,30 +100,15 @@ fn the_workload_plays_a_plausible_file_system_and_the_same_seed_plays_the_same()
         assert!(kinds.contains(&kind), "no {}", mask::NAMES[kind as usize]);
     }
     let again = names(7);
-    let plain = |seen: &[Seen]| {
-        seen.iter()
-            .map(|s| (s.index, s.kind, s.name.clone()))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        (plain(&first), plain(&second)),
-        (plain(&again.0), plain(&again.1))
-    );
+    let plain = |seen: &[Seen]| seen.iter().map(|s| (s.index, s.kind, s.name.clone())).collect::<Vec<_>>();
+    assert_eq!((plain(&first), plain(&second)), (plain(&again.0), plain(&again.1)));
     assert_ne!(plain(&first), plain(&names(8).0));
 }
 
 #[test]
 fn the_workload_unlinks_only_what_exists_and_says_when_it_was_the_last_link() {
     let sim = sim();
-    sim.control()
-        .emit(
-            Plan {
-                max_files: 300,
-                ..Plan::fill(30_000, 5)
-            },
-            true,
-        )
-        .unwrap();
+    sim.control().emit(Plan { max_files: 300, ..Plan::fill(30_000, 5) }, true).unwrap();
     // The order over both MDTs is that of time.
     let mut records: Vec<(u64, Vec<u8>)> = Vec::new();
     for name in [MDT, SECOND] {
@@ -190,14 +143,7 @@ fn the_workload_unlinks_only_what_exists_and_says_when_it_was_the_last_link() {
 #[test]
 fn a_rate_and_bursts_are_kept_to() {
     let sim = sim();
-    let plan = Plan {
-        total: 400,
-        rate: 1000,
-        burst_rate: 4000,
-        burst_every_ms: 100,
-        burst_ms: 20,
-        ..Plan::default()
-    };
+    let plan = Plan { total: 400, rate: 1000, burst_rate: 4000, burst_every_ms: 100, burst_ms: 20, ..Plan::default() };
     let report = sim.control().emit(plan, true).unwrap();
     assert!(report["count"].as_u64().unwrap() >= 400);
     // At most 4000 a second: never faster than that, whatever the machine.
@@ -211,12 +157,7 @@ fn a_watched_directory_becomes_records() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("old"), "was here before").unwrap();
     let baseline = sim.mdt().stats().last_index;
-    sim.control()
-        .call(&Command::Watch {
-            mdt: Some(MDT.to_owned()),
-            dir: dir.path().to_owned(),
-        })
-        .unwrap();
+    sim.control().call(&Command::Watch { mdt: Some(MDT.to_owned()), dir: dir.path().to_owned() }).unwrap();
     // The watch is up when it sees something: probe until it does.
     let mut probe = 0;
     while sim.mdt().stats().last_index == baseline {
@@ -225,37 +166,31 @@ fn a_watched_directory_becomes_records() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     let at = |name: &str| dir.path().join(name);
-    std::fs::create_dir(at("d")).unwrap();
-    std::fs::write(at("file"), "text").unwrap();
-    std::fs::rename(at("file"), at("renamed")).unwrap();
-    std::os::unix::fs::symlink("renamed", at("link")).unwrap();
-    std::fs::remove_file(at("old")).unwrap();
-    std::fs::remove_dir(at("d")).unwrap();
-    let wanted = [
-        (2, "d"),
-        (1, "file"),
-        (11, ""),
-        (8, "renamed\0file"),
-        (4, "link"),
-        (6, "old"),
-        (7, "d"),
-    ];
-    let deadline = std::time::Instant::now() + PATIENCE;
-    loop {
-        let seen = to_end(&mut sim.open());
-        let missing: Vec<_> = wanted
-            .iter()
-            .filter(|(kind, name)| !seen.iter().any(|s| s.kind == *kind && s.name == *name))
-            .collect();
-        if missing.is_empty() {
-            break;
+    // One step at a time: what is gone again before anybody looked leaves no record.
+    let wait_for = |kind: u32, name: &str| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let seen = to_end(&mut sim.open());
+            if seen.iter().any(|s| s.kind == kind && s.name == name) {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "no {kind} {name:?} in {seen:?}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        assert!(
-            std::time::Instant::now() < deadline,
-            "missing {missing:?} in {seen:?}"
-        );
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    };
+    std::fs::create_dir(at("d")).unwrap();
+    wait_for(2, "d");
+    std::fs::write(at("file"), "text").unwrap();
+    wait_for(1, "file");
+    wait_for(11, "");
+    std::fs::rename(at("file"), at("renamed")).unwrap();
+    wait_for(8, "renamed\0file");
+    std::os::unix::fs::symlink("renamed", at("link")).unwrap();
+    wait_for(4, "link");
+    std::fs::remove_file(at("old")).unwrap();
+    wait_for(6, "old");
+    std::fs::remove_dir(at("d")).unwrap();
+    wait_for(7, "d");
 }
 
 #[test]
@@ -296,11 +231,7 @@ fn an_old_server_emits_the_records_of_its_generation() {
 #[test]
 fn what_is_no_record_is_refused_and_kept_indexes_must_rise() {
     let sim = sim();
-    assert!(
-        sim.mdt()
-            .emit(&record(1, "name", 1)[..50], Stamp::Now)
-            .is_err()
-    );
+    assert!(sim.mdt().emit(&record(1, "name", 1)[..50], Stamp::Now).is_err());
     let mut kept = record(1, "name", 1);
     layout::stamp(&mut kept, 5, 1_000_000_000);
     sim.mdt().emit(&kept, Stamp::Keep).unwrap();
@@ -311,27 +242,15 @@ fn what_is_no_record_is_refused_and_kept_indexes_must_rise() {
 #[test]
 fn what_is_emitted_is_what_the_codec_of_clbridge_reads_and_writes() {
     use clbridge_schemas::lustre::{Record, records};
-    for generation in [
-        Generation::L2_0,
-        Generation::L2_4,
-        Generation::L2_7,
-        Generation::L2_11,
-        Generation::L2_16,
-    ] {
+    for generation in [Generation::L2_0, Generation::L2_4, Generation::L2_7, Generation::L2_11, Generation::L2_16] {
         let sim = sim_with(|c| c.generation = generation);
         sim.mdt().set_mask(mask::ALL, false);
         sim.control().emit(Plan::fill(5000, 11), true).unwrap();
-        let be = if generation == Generation::L2_16 {
-            flags::NID_BE
-        } else {
-            0
-        };
+        let be = if generation == Generation::L2_16 { flags::NID_BE } else { 0 };
         let bytes = bytes_to_end(&mut Changelog::open(sim.addr(), MDT, flags::READ | be).unwrap());
         let mut written = Vec::new();
         for view in records(&bytes, 0) {
-            Record::from_view(view.unwrap())
-                .write(&mut written)
-                .unwrap();
+            Record::from_view(view.unwrap()).write(&mut written).unwrap();
         }
         // The parent of a record without a name is not to be trusted: the codec drops it, so lengths are compared for
         // all records, and bytes for those with a name.

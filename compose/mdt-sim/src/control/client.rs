@@ -18,10 +18,7 @@ pub struct Control {
 }
 
 fn unreadable(e: impl std::fmt::Display) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("unreadable answer of mdt-sim: {e}"),
-    )
+    io::Error::new(io::ErrorKind::InvalidData, format!("unreadable answer of mdt-sim: {e}"))
 }
 
 impl Control {
@@ -44,10 +41,7 @@ impl Control {
     fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.input.read_line(&mut line)? == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "mdt-sim closed the control connection",
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "mdt-sim closed the control connection"));
         }
         Ok(line)
     }
@@ -57,12 +51,7 @@ impl Control {
         if answer["ok"] == Value::Bool(true) {
             return Ok(answer["result"].take());
         }
-        Err(io::Error::other(
-            answer["error"]
-                .as_str()
-                .unwrap_or("mdt-sim refused without a reason")
-                .to_owned(),
-        ))
+        Err(io::Error::other(answer["error"].as_str().unwrap_or("mdt-sim refused without a reason").to_owned()))
     }
 
     /// Sends a command and waits for its result (by MDT name where it concerns several).
@@ -79,9 +68,7 @@ impl Control {
     /// # Errors
     /// As [`Control::call`].
     pub fn stats(&mut self, mdt: &str) -> io::Result<Stats> {
-        let mut result = self.call(&Command::Stats {
-            mdt: Some(mdt.to_owned()),
-        })?;
+        let mut result = self.call(&Command::Stats { mdt: Some(mdt.to_owned()) })?;
         serde_json::from_value(result[mdt].take()).map_err(unreadable)
     }
 
@@ -90,35 +77,21 @@ impl Control {
     /// # Errors
     /// As [`Control::call`].
     pub fn users(&mut self, mdt: &str) -> io::Result<String> {
-        let result = self.call(&Command::Users {
-            mdt: Some(mdt.to_owned()),
-            form: None,
-        })?;
-        result[mdt]["text"]
-            .as_str()
-            .map(str::to_owned)
-            .ok_or_else(|| unreadable("no text"))
+        let result = self.call(&Command::Users { mdt: Some(mdt.to_owned()), form: None })?;
+        result[mdt]["text"].as_str().map(str::to_owned).ok_or_else(|| unreadable("no text"))
     }
 
     /// Registers a user on one MDT; returns `clN` or `clN-NAME`.
     ///
     /// # Errors
     /// As [`Control::call`].
-    pub fn register(
-        &mut self,
-        mdt: &str,
-        name: Option<&str>,
-        mask: Option<&str>,
-    ) -> io::Result<String> {
+    pub fn register(&mut self, mdt: &str, name: Option<&str>, mask: Option<&str>) -> io::Result<String> {
         let result = self.call(&Command::Register {
             mdt: Some(mdt.to_owned()),
             name: name.map(str::to_owned),
             mask: mask.map(str::to_owned),
         })?;
-        result[mdt]
-            .as_str()
-            .map(str::to_owned)
-            .ok_or_else(|| unreadable("no user"))
+        result[mdt].as_str().map(str::to_owned).ok_or_else(|| unreadable("no user"))
     }
 
     /// Crashes one MDT; returns when it is back.
@@ -126,10 +99,7 @@ impl Control {
     /// # Errors
     /// As [`Control::call`].
     pub fn crash(&mut self, mdt: &str, how: Crash) -> io::Result<CrashReport> {
-        let mut result = self.call(&Command::Crash {
-            mdt: Some(mdt.to_owned()),
-            how,
-        })?;
+        let mut result = self.call(&Command::Crash { mdt: Some(mdt.to_owned()), how })?;
         serde_json::from_value(result[mdt].take()).map_err(unreadable)
     }
 
@@ -151,19 +121,14 @@ impl Control {
         select: Select,
         mut each: impl FnMut(&str) -> io::Result<()>,
     ) -> io::Result<u64> {
-        self.send(&Command::Oracle {
-            mdt: mdt.map(str::to_owned),
-            select,
-        })?;
+        self.send(&Command::Oracle { mdt: mdt.map(str::to_owned), select })?;
         loop {
             let line = self.line()?;
             let line = line.trim_end();
             if line.starts_with(r#"{"ok":"#) {
                 let answer: Value = serde_json::from_str(line).map_err(unreadable)?;
                 Self::answer(line)?;
-                return answer["lines"]
-                    .as_u64()
-                    .ok_or_else(|| unreadable("no count"));
+                return answer["lines"].as_u64().ok_or_else(|| unreadable("no count"));
             }
             each(line)?;
         }

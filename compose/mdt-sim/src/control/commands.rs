@@ -17,18 +17,10 @@ use crate::workload::{self, Source};
 fn targets(shared: &Shared, mdt: Option<&str>) -> io::Result<Vec<Arc<Mdt>>> {
     match mdt {
         None => Ok(shared.mdts.values().cloned().collect()),
-        Some(name) => shared
-            .mdts
-            .get(name)
-            .cloned()
-            .map(|m| vec![m])
-            .ok_or_else(|| {
-                let known: Vec<&str> = shared.mdts.keys().map(String::as_str).collect();
-                io::Error::new(
-                    io::ErrorKind::NotFound,
-                    format!("no MDT `{name}` here; there are {}", known.join(", ")),
-                )
-            }),
+        Some(name) => shared.mdts.get(name).cloned().map(|m| vec![m]).ok_or_else(|| {
+            let known: Vec<&str> = shared.mdts.keys().map(String::as_str).collect();
+            io::Error::new(io::ErrorKind::NotFound, format!("no MDT `{name}` here; there are {}", known.join(", ")))
+        }),
     }
 }
 
@@ -36,10 +28,7 @@ fn one(shared: &Shared, mdt: Option<&str>, what: &str) -> io::Result<Arc<Mdt>> {
     let mut all = targets(shared, mdt)?;
     match (all.pop(), all.is_empty()) {
         (Some(only), true) => Ok(only),
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("{what}: say which MDT (`mdt`)"),
-        )),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{what}: say which MDT (`mdt`)"))),
     }
 }
 
@@ -63,10 +52,7 @@ fn together<T: serde::Serialize + Send>(
         let running: Vec<_> = mdts.iter().map(|m| scope.spawn(move || each(m))).collect();
         running
             .into_iter()
-            .map(|r| {
-                r.join()
-                    .unwrap_or_else(|_| Err(io::Error::other("the command panicked")))
-            })
+            .map(|r| r.join().unwrap_or_else(|_| Err(io::Error::other("the command panicked"))))
             .collect()
     });
     let mut by_name = serde_json::Map::new();
@@ -82,22 +68,16 @@ pub(super) fn execute(shared: &Arc<Shared>, command: Command) -> io::Result<Valu
     match command {
         Command::Mdts => Ok(json!(shared.mdts.keys().collect::<Vec<_>>())),
         Command::Stats { mdt } => together(&all(&mdt)?, |m| Ok(m.stats())),
-        Command::Users { mdt, form } => together(&all(&mdt)?, |m| {
-            Ok(json!({"text": m.users_text(form), "users": m.users()}))
-        }),
-        Command::Register { mdt, name, mask } => {
-            let mask = mask
-                .as_deref()
-                .map(mask::parse)
-                .transpose()
-                .map_err(invalid)?;
-            together(&all(&mdt)?, |m| {
-                refused(m.register(name.as_deref(), mask)?, "changelog_register")
-            })
+        Command::Users { mdt, form } => {
+            together(&all(&mdt)?, |m| Ok(json!({"text": m.users_text(form), "users": m.users()})))
         }
-        Command::Deregister { mdt, user, forced } => together(&all(&mdt)?, |m| {
-            refused(m.deregister(&user, forced)?, "changelog_deregister")
-        }),
+        Command::Register { mdt, name, mask } => {
+            let mask = mask.as_deref().map(mask::parse).transpose().map_err(invalid)?;
+            together(&all(&mdt)?, |m| refused(m.register(name.as_deref(), mask)?, "changelog_register"))
+        }
+        Command::Deregister { mdt, user, forced } => {
+            together(&all(&mdt)?, |m| refused(m.deregister(&user, forced)?, "changelog_deregister"))
+        }
         Command::Mask { mdt, mask, keep } => {
             let mask = mask::parse(&mask).map_err(invalid)?;
             together(&all(&mdt)?, |m| {
@@ -118,22 +98,11 @@ pub(super) fn execute(shared: &Arc<Shared>, command: Command) -> io::Result<Valu
             shared.jobs.end();
             Ok(Value::Null)
         }
-        Command::Replay {
-            mdt,
-            file,
-            keep,
-            loops,
-            rate,
-        } => {
+        Command::Replay { mdt, file, keep, loops, rate } => {
             let mdt = one(shared, mdt.as_deref(), "replay")?;
             run(
                 shared,
-                Source::Replay {
-                    file,
-                    keep,
-                    loops: loops.unwrap_or(1),
-                    rate: rate.unwrap_or(0),
-                },
+                Source::Replay { file, keep, loops: loops.unwrap_or(1), rate: rate.unwrap_or(0) },
                 vec![mdt],
                 true,
             )
@@ -144,36 +113,20 @@ pub(super) fn execute(shared: &Arc<Shared>, command: Command) -> io::Result<Valu
         }
         Command::Crash { mdt, how } => {
             let names: Vec<String> = shared.mdts.keys().cloned().collect();
-            together(&all(&mdt)?, |m| {
-                m.crash(&how, |count| workload::fresh(&names, m.name(), count))
-            })
+            together(&all(&mdt)?, |m| m.crash(&how, |count| workload::fresh(&names, m.name(), count)))
         }
-        Command::Down {
-            mdt,
-            seconds,
-            evict,
-        } => {
-            let down = Duration::try_from_secs_f64(seconds)
-                .map_err(|e| invalid(format!("down for {seconds}: {e}")))?;
+        Command::Down { mdt, seconds, evict } => {
+            let down = Duration::try_from_secs_f64(seconds).map_err(|e| invalid(format!("down for {seconds}: {e}")))?;
             together(&all(&mdt)?, |m| m.restart(down, evict))
         }
-        Command::Fault {
-            mdt,
-            on,
-            errno,
-            times,
-        } => together(&all(&mdt)?, |m| m.fail(on, errno, times)),
-        Command::Slow {
-            mdt,
-            delay_ms,
-            records,
-        } => together(&all(&mdt)?, |m| {
+        Command::Fault { mdt, on, errno, times } => together(&all(&mdt)?, |m| m.fail(on, errno, times)),
+        Command::Slow { mdt, delay_ms, records } => together(&all(&mdt)?, |m| {
             m.slow_reads(Duration::from_millis(delay_ms), records);
             Ok(())
         }),
-        Command::Malform { mdt, index, how } => one(shared, mdt.as_deref(), "malform")?
-            .spoil(index, how)
-            .map(|()| Value::Null),
+        Command::Malform { mdt, index, how } => {
+            one(shared, mdt.as_deref(), "malform")?.spoil(index, how).map(|()| Value::Null)
+        }
         Command::ResetFaults { mdt } => together(&all(&mdt)?, |m| {
             m.reset_faults();
             Ok(())
@@ -182,9 +135,7 @@ pub(super) fn execute(shared: &Arc<Shared>, command: Command) -> io::Result<Valu
             all(&mdt)?;
             Ok(json!(shared.disconnect(mdt.as_deref())))
         }
-        Command::Purge { mdt, upto } => one(shared, mdt.as_deref(), "purge")?
-            .purge(upto)
-            .map(|()| Value::Null),
+        Command::Purge { mdt, upto } => one(shared, mdt.as_deref(), "purge")?.purge(upto).map(|()| Value::Null),
         Command::Reset { mdt, keep_users } => together(&all(&mdt)?, |m| m.reset(keep_users)),
         Command::Gc { mdt, limits } => together(&all(&mdt)?, |m| {
             m.set_gc(limits);
@@ -198,9 +149,7 @@ pub(super) fn execute(shared: &Arc<Shared>, command: Command) -> io::Result<Valu
             m.set_seek_cost(Duration::from_nanos(ns));
             Ok(())
         }),
-        Command::Oracle { .. } => Err(io::Error::other(
-            "the oracle's export streams and is served elsewhere",
-        )),
+        Command::Oracle { .. } => Err(io::Error::other("the oracle's export streams and is served elsewhere")),
     }
 }
 
@@ -213,17 +162,10 @@ fn run(shared: &Arc<Shared>, source: Source, mdts: Vec<Arc<Mdt>>, wait: bool) ->
 }
 
 /// Streams the oracle logs of the named MDTs; returns the number of lines.
-pub(super) fn oracle(
-    shared: &Shared,
-    mdt: Option<&str>,
-    select: Select,
-    output: &mut impl Write,
-) -> io::Result<u64> {
+pub(super) fn oracle(shared: &Shared, mdt: Option<&str>, select: Select, output: &mut impl Write) -> io::Result<u64> {
     let mut lines = 0;
     for mdt in targets(shared, mdt)? {
-        lines += oracle::export(mdt.oracle_path(), mdt.name(), select, |line| {
-            writeln!(output, "{line}")
-        })?;
+        lines += oracle::export(mdt.oracle_path(), mdt.name(), select, |line| writeln!(output, "{line}"))?;
     }
     Ok(lines)
 }

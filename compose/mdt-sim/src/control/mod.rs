@@ -29,17 +29,10 @@ pub enum Command {
     Stats { mdt: Option<String> },
     /// The text of `changelog_users`, and the users.
     #[allow(missing_docs)]
-    Users {
-        mdt: Option<String>,
-        form: Option<UsersForm>,
-    },
+    Users { mdt: Option<String>, form: Option<UsersForm> },
     /// `changelog_register`.
     #[allow(missing_docs)]
-    Register {
-        mdt: Option<String>,
-        name: Option<String>,
-        mask: Option<String>,
-    },
+    Register { mdt: Option<String>, name: Option<String>, mask: Option<String> },
     /// `changelog_deregister`; `forced` notes it as the server's own doing.
     #[allow(missing_docs)]
     Deregister {
@@ -102,26 +95,13 @@ pub enum Command {
     },
     /// Errors for the next calls; without `times` until reset.
     #[allow(missing_docs)]
-    Fault {
-        mdt: Option<String>,
-        on: FaultOn,
-        errno: i32,
-        times: Option<u64>,
-    },
+    Fault { mdt: Option<String>, on: FaultOn, errno: i32, times: Option<u64> },
     /// Slow reads; 0 and 0 ends them.
     #[allow(missing_docs)]
-    Slow {
-        mdt: Option<String>,
-        delay_ms: u64,
-        records: u32,
-    },
+    Slow { mdt: Option<String>, delay_ms: u64, records: u32 },
     /// A record served malformed.
     #[allow(missing_docs)]
-    Malform {
-        mdt: Option<String>,
-        index: u64,
-        how: Malformed,
-    },
+    Malform { mdt: Option<String>, index: u64, how: Malformed },
     /// Takes all faults away.
     #[allow(missing_docs)]
     ResetFaults { mdt: Option<String> },
@@ -133,10 +113,7 @@ pub enum Command {
     Purge { mdt: Option<String>, upto: u64 },
     /// The log is made anew, from index 1.
     #[allow(missing_docs)]
-    Reset {
-        mdt: Option<String>,
-        keep_users: bool,
-    },
+    Reset { mdt: Option<String>, keep_users: bool },
     /// When idle users are removed by force.
     #[allow(missing_docs)]
     Gc {
@@ -195,8 +172,5 @@ fn lines(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
 
 /// `ok` comes first in every answer, so that a reader of a stream knows the last line by its first bytes.
 fn refusal(why: &impl ToString) -> String {
-    format!(
-        r#"{{"ok":false,"error":{}}}"#,
-        Value::String(why.to_string())
-    )
+    format!(r#"{{"ok":false,"error":{}}}"#, Value::String(why.to_string()))
 }

@@ -16,11 +16,7 @@ impl Mdt {
     ///
     /// # Errors
     /// Those of the disk outside; `EEXIST`, `EINVAL` inside.
-    pub fn register(
-        &self,
-        name: Option<&str>,
-        mask: Option<u32>,
-    ) -> io::Result<Result<String, Errno>> {
+    pub fn register(&self, name: Option<&str>, mask: Option<u32>) -> io::Result<Result<String, Errno>> {
         let mut guard = self.wait_up(self.lock());
         let state = &mut *guard;
         let (now, last) = (wall_ns(), state.meta.last_index);
@@ -28,20 +24,9 @@ impl Mdt {
             Ok(id) => id,
             Err(errno) => return Ok(Err(errno)),
         };
-        state.oracle.event(&Event::Registered {
-            at_ns: now,
-            user,
-            name: name.map(str::to_owned),
-            index: last,
-        })?;
+        state.oracle.event(&Event::Registered { at_ns: now, user, name: name.map(str::to_owned), index: last })?;
         state.commit()?;
-        let label = state
-            .meta
-            .users
-            .list()
-            .iter()
-            .find(|u| u.id == user)
-            .map(crate::users::User::label);
+        let label = state.meta.users.list().iter().find(|u| u.id == user).map(crate::users::User::label);
         Ok(Ok(label.unwrap_or_default()))
     }
 
@@ -66,10 +51,7 @@ impl Mdt {
             Generation::L2_11 => UsersForm::V2_12,
             _ => UsersForm::V2_15,
         };
-        state
-            .meta
-            .users
-            .text(form.unwrap_or(own), state.meta.last_index, wall_ns())
+        state.meta.users.text(form.unwrap_or(own), state.meta.last_index, wall_ns())
     }
 
     /// The registered users.
@@ -130,10 +112,9 @@ impl Mdt {
     pub fn fail(&self, on: FaultOn, errno: i32, times: Option<u64>) -> io::Result<()> {
         let mut state = self.lock();
         state.faults.add(Fault { on, errno, times });
-        state.oracle.event(&Event::Fault {
-            at_ns: wall_ns(),
-            what: format!("{on:?} fails with {errno}, times: {times:?}"),
-        })
+        state
+            .oracle
+            .event(&Event::Fault { at_ns: wall_ns(), what: format!("{on:?} fails with {errno}, times: {times:?}") })
     }
 
     /// Slows reads down: time added to each, and at most so many records in each (0: no limit).
@@ -150,10 +131,9 @@ impl Mdt {
     pub fn spoil(&self, index: u64, how: Malformed) -> io::Result<()> {
         let mut state = self.lock();
         state.faults.malformed.insert(index, how);
-        state.oracle.event(&Event::Fault {
-            at_ns: wall_ns(),
-            what: format!("record {index} is served malformed: {how:?}"),
-        })
+        state
+            .oracle
+            .event(&Event::Fault { at_ns: wall_ns(), what: format!("record {index} is served malformed: {how:?}") })
     }
 
     /// Takes all faults away.
@@ -170,10 +150,7 @@ impl Mdt {
         if upto > state.meta.last_index {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!(
-                    "purge to {upto}: the newest index of {} is {}",
-                    self.name, state.meta.last_index
-                ),
+                format!("purge to {upto}: the newest index of {} is {}", self.name, state.meta.last_index),
             ));
         }
         state.meta.users.push_forward(upto);
@@ -201,11 +178,7 @@ impl Mdt {
                 reason: "changelog reset".to_owned(),
             })?;
         }
-        state.oracle.event(&Event::Reset {
-            at_ns,
-            life,
-            last_index,
-        })?;
+        state.oracle.event(&Event::Reset { at_ns, life, last_index })?;
         state.meta.last_index = 0;
         state.meta.purged = 0;
         if keep_users {

@@ -30,14 +30,7 @@ impl Mdt {
             tracing::error!(mdt = self.name, error = %e, "clear failed");
             Errno(libc::EIO)
         };
-        state
-            .oracle
-            .event(&Event::ClearReceived {
-                at_ns: received_ns,
-                id,
-                text: shown.clone(),
-            })
-            .map_err(failed)?;
+        state.oracle.event(&Event::ClearReceived { at_ns: received_ns, id, text: shown.clone() }).map_err(failed)?;
         // The client has sent it: it is executed after the recovery even if the writer is gone by then.
         while !state.up && !state.stopped {
             drop(state);
@@ -49,19 +42,13 @@ impl Mdt {
         }
         let parsed = parse_clear(text);
         let (life, last, at_ns) = (state.meta.life, state.meta.last_index, wall_ns());
-        let backwards = Errno(if self.generation == Generation::L2_16 {
-            libc::ENOENT
-        } else {
-            libc::EINVAL
-        });
+        let backwards = Errno(if self.generation == Generation::L2_16 { libc::ENOENT } else { libc::EINVAL });
         let result = if state.stopped || state.evictions != opened {
             Err(Errno(libc::EIO))
         } else if let Some(errno) = state.faults.take(FaultOn::Clear) {
             Err(Errno(errno))
         } else {
-            parsed.and_then(|(user, index)| {
-                state.meta.users.clear(user, index, last, at_ns, backwards)
-            })
+            parsed.and_then(|(user, index)| state.meta.users.clear(user, index, last, at_ns, backwards))
         };
         state
             .oracle

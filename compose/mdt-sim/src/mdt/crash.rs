@@ -39,12 +39,7 @@ pub struct Crash {
 
 impl Default for Crash {
     fn default() -> Self {
-        Self {
-            down_s: 0.0,
-            evict: false,
-            replay: 0.5,
-            length: Length::Equal,
-        }
+        Self { down_s: 0.0, evict: false, replay: 0.5, length: Length::Equal }
     }
 }
 
@@ -81,11 +76,7 @@ impl State {
             if let Some(before) = old.users.list().iter().find(|u| u.id == user.id)
                 && before.index > user.index
             {
-                clears.push(ClearTakenBack {
-                    user: user.id,
-                    from: before.index,
-                    to: user.index,
-                });
+                clears.push(ClearTakenBack { user: user.id, from: before.index, to: user.index });
             }
         }
         if count > 0 || !clears.is_empty() {
@@ -106,17 +97,10 @@ impl State {
 
     fn go_down(&mut self, crash: bool, evict: bool) -> io::Result<()> {
         if !self.up {
-            return Err(io::Error::other(format!(
-                "{} is already down",
-                self.meta.mdt
-            )));
+            return Err(io::Error::other(format!("{} is already down", self.meta.mdt)));
         }
         self.up = false;
-        self.oracle.event(&Event::Down {
-            at_ns: wall_ns(),
-            crash,
-            evict,
-        })
+        self.oracle.event(&Event::Down { at_ns: wall_ns(), crash, evict })
     }
 }
 
@@ -143,12 +127,7 @@ impl Mdt {
         state.up = true;
         let life = state.meta.life;
         self.changed.notify_all();
-        state.oracle.event(&Event::Up {
-            at_ns: wall_ns(),
-            life,
-            replayed,
-            fresh,
-        })
+        state.oracle.event(&Event::Up { at_ns: wall_ns(), life, replayed, fresh })
     }
 
     /// The MDT crashes. `fresh` gives new records back to back, enough that so many pass the mask. Returns when the MDT is
@@ -156,11 +135,7 @@ impl Mdt {
     ///
     /// # Errors
     /// Those of the disk; an MDT that is already down.
-    pub fn crash(
-        &self,
-        how: &Crash,
-        fresh: impl FnOnce(u64) -> Vec<u8>,
-    ) -> io::Result<CrashReport> {
+    pub fn crash(&self, how: &Crash, fresh: impl FnOnce(u64) -> Vec<u8>) -> io::Result<CrashReport> {
         let (lost, count, clears, committed_index) = {
             let mut state = self.lock();
             state.go_down(true, how.evict)?;

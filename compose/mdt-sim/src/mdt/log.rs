@@ -38,11 +38,8 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn new(journal: Journal, places: Vec<Place>, purged: u64, window: usize) -> Self {
-        let blocks: VecDeque<Block> = places
-            .into_iter()
-            .filter(|p| p.last > purged)
-            .map(|place| Block { place, data: None })
-            .collect();
+        let blocks: VecDeque<Block> =
+            places.into_iter().filter(|p| p.last > purged).map(|place| Block { place, data: None }).collect();
         Self {
             journal,
             resident_from: blocks.len(),
@@ -65,20 +62,14 @@ impl Log {
         self.tail_last = index;
         self.tail_count += 1;
         self.tail.extend_from_slice(record);
-        if self.tail.len() >= BLOCK {
-            self.seal()
-        } else {
-            Ok(())
-        }
+        if self.tail.len() >= BLOCK { self.seal() } else { Ok(()) }
     }
 
     fn seal(&mut self) -> io::Result<()> {
         if self.tail_count == 0 {
             return Ok(());
         }
-        let place =
-            self.journal
-                .append(self.tail_first, self.tail_last, self.tail_count, &self.tail)?;
+        let place = self.journal.append(self.tail_first, self.tail_last, self.tail_count, &self.tail)?;
         self.resident += self.tail.len();
         let data = Some(Arc::new(self.tail.as_slice().to_vec()));
         self.tail.clear();
@@ -97,11 +88,7 @@ impl Log {
     pub(crate) fn commit(&mut self, meta: &Meta) -> io::Result<()> {
         self.seal()?;
         self.journal.commit(meta)?;
-        while self
-            .blocks
-            .front()
-            .is_some_and(|b| b.place.last <= meta.purged)
-        {
+        while self.blocks.front().is_some_and(|b| b.place.last <= meta.purged) {
             if let Some(block) = self.blocks.pop_front()
                 && block.data.is_some()
             {
@@ -109,8 +96,7 @@ impl Log {
             }
             self.resident_from = self.resident_from.saturating_sub(1);
         }
-        self.journal
-            .forget_before(self.blocks.front().map(|b| &b.place))
+        self.journal.forget_before(self.blocks.front().map(|b| &b.place))
     }
 
     /// Takes back every record behind `committed` and returns them (the first million), oldest first.
@@ -169,11 +155,7 @@ impl Log {
 
     /// Calls `take` with every record from index `from` on, until it returns false or the end is reached. Returns
     /// true if the end was reached.
-    pub(crate) fn read(
-        &mut self,
-        from: u64,
-        mut take: impl FnMut(u64, &[u8]) -> bool,
-    ) -> io::Result<bool> {
+    pub(crate) fn read(&mut self, from: u64, mut take: impl FnMut(u64, &[u8]) -> bool) -> io::Result<bool> {
         let mut at = self.blocks.partition_point(|b| b.place.last < from);
         while at < self.blocks.len() {
             let data = self.data(at)?;
@@ -190,17 +172,8 @@ impl Log {
     pub(crate) fn count(&self, first: u64, upto: u64) -> u64 {
         let from = self.blocks.partition_point(|b| b.place.last < first);
         let to = self.blocks.partition_point(|b| b.place.last < upto);
-        let blocks: u64 = self
-            .blocks
-            .range(from..to)
-            .map(|b| u64::from(b.place.count))
-            .sum();
-        blocks
-            + if upto > self.tail_last {
-                u64::from(self.tail_count)
-            } else {
-                0
-            }
+        let blocks: u64 = self.blocks.range(from..to).map(|b| u64::from(b.place.count)).sum();
+        blocks + if upto > self.tail_last { u64::from(self.tail_count) } else { 0 }
     }
 
     /// Bytes of records kept in memory.

@@ -32,9 +32,7 @@ use state::Counters;
 /// Nanoseconds since 1970 by the wall clock.
 #[must_use]
 pub fn wall_ns() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_nanos() as u64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
 }
 
 /// A simulated MDT. Shared by everything that serves, fills or torments it.
@@ -95,11 +93,7 @@ impl Mdt {
                 clears: Vec::new(),
             })?;
         }
-        oracle.event(&Event::Started {
-            at_ns: now,
-            life: meta.life,
-            last_index: meta.last_index,
-        })?;
+        oracle.event(&Event::Started { at_ns: now, life: meta.life, last_index: meta.last_index })?;
         meta.clean = false;
         if !new {
             meta.users.restart_masks();
@@ -156,10 +150,7 @@ impl Mdt {
 
     fn wait_up<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         while !state.up && !state.stopped {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state
     }
@@ -211,16 +202,8 @@ impl Mdt {
                 }
                 continue;
             }
-            let wait = if interval.is_zero() || !state.up {
-                Duration::from_secs(3600)
-            } else {
-                interval - elapsed
-            };
-            state = self
-                .changed
-                .wait_timeout(state, wait)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            let wait = if interval.is_zero() || !state.up { Duration::from_secs(3600) } else { interval - elapsed };
+            state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -239,10 +222,7 @@ impl Mdt {
             state.meta.clean = true;
             state.commit()?;
             let last_index = state.meta.last_index;
-            state.oracle.event(&Event::Stopped {
-                at_ns: wall_ns(),
-                last_index,
-            })?;
+            state.oracle.event(&Event::Stopped { at_ns: wall_ns(), last_index })?;
         }
         Ok(())
     }

@@ -59,21 +59,14 @@ impl State {
         let newer = self.meta.last_index != self.committed.last_index;
         self.committed = self.meta.clone();
         if newer {
-            self.oracle.event(&Event::Committed {
-                at_ns: wall_ns(),
-                upto: self.committed.last_index,
-            })?;
+            self.oracle.event(&Event::Committed { at_ns: wall_ns(), upto: self.committed.last_index })?;
         }
         Ok(())
     }
 
     /// Gives up what every user has cleared.
     pub(super) fn purge(&mut self, reason: &str) -> io::Result<()> {
-        let upto = self
-            .meta
-            .users
-            .cleared_by_all()
-            .unwrap_or(self.meta.last_index);
+        let upto = self.meta.users.cleared_by_all().unwrap_or(self.meta.last_index);
         if upto <= self.meta.purged {
             return Ok(());
         }
@@ -89,28 +82,17 @@ impl State {
     }
 
     /// Logs records, until `limit` of them have passed the mask.
-    pub(super) fn append(
-        &mut self,
-        records: &[u8],
-        stamp: Stamp,
-        limit: u64,
-    ) -> io::Result<Logged> {
+    pub(super) fn append(&mut self, records: &[u8], stamp: Stamp, limit: u64) -> io::Result<Logged> {
         let mut logged = Logged::default();
         let mut copy = [0u8; 1024];
         let mut rest = records;
         while !rest.is_empty() && logged.count < limit {
-            let len = layout::record_len(rest)
-                .filter(|len| *len <= copy.len())
-                .ok_or_else(|| {
-                    io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        format!(
-                            "emit: no whole record at byte {} of {}",
-                            records.len() - rest.len(),
-                            records.len()
-                        ),
-                    )
-                })?;
+            let len = layout::record_len(rest).filter(|len| *len <= copy.len()).ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("emit: no whole record at byte {} of {}", records.len() - rest.len(), records.len()),
+                )
+            })?;
             let record = &mut copy[..len];
             record.copy_from_slice(&rest[..len]);
             rest = &rest[len..];
@@ -123,18 +105,12 @@ impl State {
                     logged.masked += 1;
                     continue;
                 }
-                Stamp::Now => (
-                    self.meta.last_index + 1,
-                    wall.max(self.meta.last_time_ns + 1),
-                ),
+                Stamp::Now => (self.meta.last_index + 1, wall.max(self.meta.last_time_ns + 1)),
                 Stamp::Keep if head.index <= self.meta.last_index => {
                     self.oracle.flush()?;
                     return Err(io::Error::new(
                         io::ErrorKind::InvalidInput,
-                        format!(
-                            "emit: index {} is not above the newest, {}",
-                            head.index, self.meta.last_index
-                        ),
+                        format!("emit: index {} is not above the newest, {}", head.index, self.meta.last_index),
                     ));
                 }
                 Stamp::Keep => (head.index, head.time_ns),
@@ -166,17 +142,8 @@ impl State {
             Ok(gone) => gone,
             Err(errno) => return Ok(Err(errno)),
         };
-        self.oracle.event(&Event::Deregistered {
-            at_ns: wall_ns(),
-            user: id,
-            index: gone.index,
-            forced,
-        })?;
-        self.purge(if forced {
-            "user removed by force"
-        } else {
-            "user deregistered"
-        })?;
+        self.oracle.event(&Event::Deregistered { at_ns: wall_ns(), user: id, index: gone.index, forced })?;
+        self.purge(if forced { "user removed by force" } else { "user deregistered" })?;
         self.commit()?;
         Ok(Ok(()))
     }
@@ -187,16 +154,8 @@ impl State {
             return Ok(());
         }
         self.gc_at = Instant::now();
-        for id in self
-            .meta
-            .users
-            .idle_beyond(&self.gc, self.meta.last_index, wall_ns())
-        {
-            tracing::warn!(
-                mdt = self.meta.mdt,
-                user = id,
-                "force deregister of idle changelog user"
-            );
+        for id in self.meta.users.idle_beyond(&self.gc, self.meta.last_index, wall_ns()) {
+            tracing::warn!(mdt = self.meta.mdt, user = id, "force deregister of idle changelog user");
             // It was in the list a moment ago, under this same lock.
             let _ = self.deregister(id, true)?;
         }

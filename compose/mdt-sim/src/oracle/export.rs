@@ -29,12 +29,7 @@ pub enum Select {
 ///
 /// # Errors
 /// Those of the disk and of `line`.
-pub fn export(
-    path: &Path,
-    mdt: &str,
-    select: Select,
-    mut line: impl FnMut(&str) -> io::Result<()>,
-) -> io::Result<u64> {
+pub fn export(path: &Path, mdt: &str, select: Select, mut line: impl FnMut(&str) -> io::Result<()>) -> io::Result<u64> {
     let mut entries = Entries::open(path)?;
     let mut written = 0;
     let mut surviving: Vec<Emitted> = Vec::new();
@@ -58,9 +53,7 @@ pub fn export(
             (_, Select::Surviving) | (Entry::Emitted(_), Select::Events | Select::Clears) => {
                 continue;
             }
-            (Entry::Event(e), Select::Clears)
-                if !matches!(e, Event::Clear { .. } | Event::ClearReceived { .. }) =>
-            {
+            (Entry::Event(e), Select::Clears) if !matches!(e, Event::Clear { .. } | Event::ClearReceived { .. }) => {
                 continue;
             }
             (Entry::Emitted(e), Select::All) => record(mdt, e),
@@ -81,16 +74,9 @@ pub fn export(
 
 fn record(mdt: &str, e: &Emitted) -> String {
     // Millions of lines: written directly, not through a tree of values.
-    let name = mask::NAMES
-        .get(e.kind as usize)
-        .copied()
-        .unwrap_or("UNKNOWN");
+    let name = mask::NAMES.get(e.kind as usize).copied().unwrap_or("UNKNOWN");
     let (seq, oid, ver) = e.tfid;
-    let seq = if seq == 0 {
-        "0".to_owned()
-    } else {
-        format!("{seq:#x}")
-    };
+    let seq = if seq == 0 { "0".to_owned() } else { format!("{seq:#x}") };
     format!(
         r#"{{"event":"record","mdt":"{mdt}","life":{},"index":{},"type":"{name}","type_code":{},"time_ns":{},"tfid":"[{seq}:{oid:#x}:{ver:#x}]","wall_ns":{}}}"#,
         e.life, e.index, e.kind, e.time_ns, e.wall_ns

@@ -42,11 +42,7 @@ pub struct Emitted {
 pub enum Event {
     /// The server took up this MDT.
     #[allow(missing_docs)]
-    Started {
-        at_ns: u64,
-        life: u32,
-        last_index: u64,
-    },
+    Started { at_ns: u64, life: u32, last_index: u64 },
     /// The server stopped cleanly.
     #[allow(missing_docs)]
     Stopped { at_ns: u64, last_index: u64 },
@@ -56,14 +52,7 @@ pub enum Event {
     /// Records `from` to `to` of the lives before `life` never happened; clears after the commit neither.
     /// `clears` lists the users whose index fell back.
     #[allow(missing_docs)]
-    TakenBack {
-        at_ns: u64,
-        life: u32,
-        from: u64,
-        to: u64,
-        reason: String,
-        clears: Vec<ClearTakenBack>,
-    },
+    TakenBack { at_ns: u64, life: u32, from: u64, to: u64, reason: String, clears: Vec<ClearTakenBack> },
     /// A clear arrived (`id` is its number on this MDT and life of the server).
     #[allow(missing_docs)]
     ClearReceived { at_ns: u64, id: u64, text: String },
@@ -83,51 +72,22 @@ pub enum Event {
     },
     /// Records `from` to `to` were given up: cleared by all, or for the reason given.
     #[allow(missing_docs)]
-    Purged {
-        at_ns: u64,
-        life: u32,
-        from: u64,
-        to: u64,
-        reason: String,
-    },
+    Purged { at_ns: u64, life: u32, from: u64, to: u64, reason: String },
     /// A user was registered.
     #[allow(missing_docs)]
-    Registered {
-        at_ns: u64,
-        user: u32,
-        name: Option<String>,
-        index: u64,
-    },
+    Registered { at_ns: u64, user: u32, name: Option<String>, index: u64 },
     /// A user was removed, by the administrator or by force.
     #[allow(missing_docs)]
-    Deregistered {
-        at_ns: u64,
-        user: u32,
-        index: u64,
-        forced: bool,
-    },
+    Deregistered { at_ns: u64, user: u32, index: u64, forced: bool },
     /// The MDT went away; `crash` if without a commit.
     #[allow(missing_docs)]
-    Down {
-        at_ns: u64,
-        crash: bool,
-        evict: bool,
-    },
+    Down { at_ns: u64, crash: bool, evict: bool },
     /// The MDT is back. `replayed` records of the lost ones came back, `fresh` others followed.
     #[allow(missing_docs)]
-    Up {
-        at_ns: u64,
-        life: u32,
-        replayed: u64,
-        fresh: u64,
-    },
+    Up { at_ns: u64, life: u32, replayed: u64, fresh: u64 },
     /// The log was made anew: indexes start from 1.
     #[allow(missing_docs)]
-    Reset {
-        at_ns: u64,
-        life: u32,
-        last_index: u64,
-    },
+    Reset { at_ns: u64, life: u32, last_index: u64 },
     /// A fault was set or fired.
     #[allow(missing_docs)]
     Fault { at_ns: u64, what: String },
@@ -167,11 +127,7 @@ impl Oracle {
     /// # Errors
     /// Those of the disk, and a file that is not an oracle log.
     pub fn open(path: &Path) -> io::Result<(Self, u64)> {
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)?;
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
         let mut newest = 0;
         let mut entries = Entries::open(path)?;
         while let Some(entry) = entries.next()? {
@@ -182,13 +138,7 @@ impl Oracle {
             }
         }
         file.set_len(entries.whole)?;
-        Ok((
-            Self {
-                file,
-                buffer: Vec::with_capacity(64 << 10),
-            },
-            newest,
-        ))
+        Ok((Self { file, buffer: Vec::with_capacity(64 << 10) }, newest))
     }
 
     /// Notes a record. Nobody may read it before the next [`Oracle::flush`].
@@ -212,8 +162,7 @@ impl Oracle {
     pub fn event(&mut self, event: &Event) -> io::Result<()> {
         let text = serde_json::to_vec(event).map_err(io::Error::other)?;
         self.buffer.push(EVENT);
-        self.buffer
-            .extend_from_slice(&(text.len() as u32).to_le_bytes());
+        self.buffer.extend_from_slice(&(text.len() as u32).to_le_bytes());
         self.buffer.extend_from_slice(&text);
         self.flush()
     }
@@ -243,10 +192,7 @@ impl Entries {
     /// # Errors
     /// Those of the disk.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            input: BufReader::with_capacity(1 << 20, File::open(path)?),
-            whole: 0,
-        })
+        Ok(Self { input: BufReader::with_capacity(1 << 20, File::open(path)?), whole: 0 })
     }
 
     /// The next entry; `None` at the end or at an entry that is still being written.
@@ -266,12 +212,8 @@ impl Entries {
                     return Ok(None);
                 }
                 self.whole += EMITTED_LEN as u64;
-                let number = |at: usize, len: usize| {
-                    b[at..at + len]
-                        .iter()
-                        .rev()
-                        .fold(0u64, |n, x| (n << 8) | u64::from(*x))
-                };
+                let number =
+                    |at: usize, len: usize| b[at..at + len].iter().rev().fold(0u64, |n, x| (n << 8) | u64::from(*x));
                 Ok(Some(Entry::Emitted(Emitted {
                     life: number(0, 4) as u32,
                     index: number(4, 8),
@@ -291,8 +233,7 @@ impl Entries {
                     return Ok(None);
                 }
                 self.whole += 5 + text.len() as u64;
-                let event =
-                    serde_json::from_slice(&text).map_err(|e| self.damaged(&e.to_string()))?;
+                let event = serde_json::from_slice(&text).map_err(|e| self.damaged(&e.to_string()))?;
                 Ok(Some(Entry::Event(event)))
             }
             other => Err(self.damaged(&format!("an entry begins with {other:#x}"))),
@@ -300,10 +241,7 @@ impl Entries {
     }
 
     fn damaged(&self, why: &str) -> io::Error {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("oracle log damaged at byte {}: {why}", self.whole),
-        )
+        io::Error::new(io::ErrorKind::InvalidData, format!("oracle log damaged at byte {}: {why}", self.whole))
     }
 }
 

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use crate::addr::Stream;
 use crate::descriptor::Descriptor;
-use crate::protocol::{
-    END_FOLLOWS, MAX_RESPONSE, Op, REQUEST_HEAD, RESPONSE_HEAD, Request, Response,
-};
+use crate::protocol::{END_FOLLOWS, MAX_RESPONSE, Op, REQUEST_HEAD, RESPONSE_HEAD, Request, Response};
 use crate::users::Errno;
 
 /// Responses are handed over when this many bytes are waiting, or when no request is.
@@ -45,14 +43,7 @@ impl Wire {
                 self.input.extend_from_slice(&chunk[..n]);
                 Ok(Received::Some)
             }
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                ) =>
-            {
-                Ok(Received::Nothing)
-            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(Received::Nothing),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(Received::Some),
             Err(e) => Err(e),
         }
@@ -108,12 +99,7 @@ enum Received {
 /// Serves a connection until it ends.
 pub(super) fn serve(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
     let id = shared.enter(&stream)?;
-    let wire = Wire {
-        stream,
-        input: Vec::new(),
-        output: Vec::new(),
-        timeout: false,
-    };
+    let wire = Wire { stream, input: Vec::new(), output: Vec::new(), timeout: false };
     let result = run(shared, id, wire);
     shared.leave(id);
     result
@@ -170,11 +156,7 @@ fn handle(
         }
         (Op::List, _) => {
             let names: Vec<&str> = shared.mdts.keys().map(String::as_str).collect();
-            wire.respond(
-                request.seq,
-                Ok(names.len() as u64),
-                names.join("\n").as_bytes(),
-            );
+            wire.respond(request.seq, Ok(names.len() as u64), names.join("\n").as_bytes());
         }
         (_, None) => wire.respond(request.seq, Err(Errno(libc::EBADF)), &[]),
         (Op::Seek, Some(descriptor)) => {

@@ -48,16 +48,13 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn connections(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, (String, Stream)>> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a connection so that it can be cut; returns its number.
     pub(crate) fn enter(&self, stream: &Stream) -> io::Result<u64> {
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
-        self.connections()
-            .insert(id, (String::new(), stream.try_clone()?));
+        self.connections().insert(id, (String::new(), stream.try_clone()?));
         Ok(id)
     }
 
@@ -110,17 +107,12 @@ impl Server {
             let mdt = Mdt::open(mdt_config)?;
             if mdt.users().is_empty() && mdt.stats().last_index == 0 {
                 for user in &config.register {
-                    mdt.register(user.name.as_deref(), user.mask)?
-                        .map_err(|e| {
-                            io::Error::new(
-                                io::ErrorKind::InvalidInput,
-                                format!(
-                                    "register {user:?} on {}: {}",
-                                    mdt.name(),
-                                    io::Error::from_raw_os_error(e.0)
-                                ),
-                            )
-                        })?;
+                    mdt.register(user.name.as_deref(), user.mask)?.map_err(|e| {
+                        io::Error::new(
+                            io::ErrorKind::InvalidInput,
+                            format!("register {user:?} on {}: {}", mdt.name(), io::Error::from_raw_os_error(e.0)),
+                        )
+                    })?;
                 }
             }
             if mdts.insert(mdt_config.name.clone(), mdt).is_some() {
@@ -147,9 +139,7 @@ impl Server {
         };
         for mdt in shared.mdts.values() {
             let mdt = Arc::clone(mdt);
-            server
-                .commits
-                .push(spawn("commit", move || mdt.run_commits())?);
+            server.commits.push(spawn("commit", move || mdt.run_commits())?);
         }
         for addr in &config.listen {
             let bound = server.accept(addr, "data", connection::serve)?;
@@ -170,12 +160,9 @@ impl Server {
     ) -> io::Result<Addr> {
         let listener = addr.listen()?;
         let bound = listener.addr()?;
-        self.paths
-            .extend(listener.path().map(std::path::Path::to_owned));
+        self.paths.extend(listener.path().map(std::path::Path::to_owned));
         let shared = Arc::clone(&self.shared);
-        self.acceptors.push(spawn("accept", move || {
-            accept_loop(&shared, &listener, what, serve)
-        })?);
+        self.acceptors.push(spawn("accept", move || accept_loop(&shared, &listener, what, serve))?);
         Ok(bound)
     }
 
@@ -232,9 +219,7 @@ impl Server {
         }
         for thread in self.acceptors.drain(..).chain(self.commits.drain(..)) {
             if thread.join().is_err() {
-                result = result.and(Err(io::Error::other(
-                    "a thread of mdt-sim panicked; see its message above",
-                )));
+                result = result.and(Err(io::Error::other("a thread of mdt-sim panicked; see its message above")));
             }
         }
         for (_, stream) in self.shared.connections().values() {
@@ -257,9 +242,7 @@ impl Drop for Server {
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name(format!("mdt-sim-{name}"))
-        .spawn(body)
+    std::thread::Builder::new().name(format!("mdt-sim-{name}")).spawn(body)
 }
 
 fn accept_loop(

@@ -46,15 +46,7 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self {
-            total: 0,
-            rate: 1000,
-            burst_rate: 0,
-            burst_every_ms: 0,
-            burst_ms: 0,
-            seed: 1,
-            max_files: 50_000,
-        }
+        Self { total: 0, rate: 1000, burst_rate: 0, burst_every_ms: 0, burst_ms: 0, seed: 1, max_files: 50_000 }
     }
 }
 
@@ -62,21 +54,12 @@ impl Plan {
     /// As many records as fast as possible, for benchmarks.
     #[must_use]
     pub fn fill(total: u64, seed: u64) -> Self {
-        Self {
-            total,
-            rate: 0,
-            seed,
-            ..Self::default()
-        }
+        Self { total, rate: 0, seed, ..Self::default() }
     }
 
     fn rate_at(&self, elapsed: Duration) -> u64 {
         let every = u128::from(self.burst_every_ms);
-        if every > 0 && elapsed.as_millis() % every < u128::from(self.burst_ms) {
-            self.burst_rate
-        } else {
-            self.rate
-        }
+        if every > 0 && elapsed.as_millis() % every < u128::from(self.burst_ms) { self.burst_rate } else { self.rate }
     }
 }
 
@@ -87,12 +70,7 @@ pub enum Source {
     Plan(Plan),
     /// A capture file.
     #[allow(missing_docs)]
-    Replay {
-        file: PathBuf,
-        keep: bool,
-        loops: u64,
-        rate: u64,
-    },
+    Replay { file: PathBuf, keep: bool, loops: u64, rate: u64 },
     /// A directory on this machine.
     Watch(PathBuf),
 }
@@ -123,21 +101,10 @@ pub fn run(source: &Source, mdts: &[Arc<Mdt>], ended: &AtomicBool) -> io::Result
     let start = Instant::now();
     let mut report = match (source, mdts) {
         (_, []) => {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "no MDT to log on",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no MDT to log on"));
         }
         (Source::Plan(plan), _) => play(plan, mdts, ended)?,
-        (
-            Source::Replay {
-                file,
-                keep,
-                loops,
-                rate,
-            },
-            [mdt, ..],
-        ) => replay::run(file, mdt, *keep, *loops, *rate, ended)?,
+        (Source::Replay { file, keep, loops, rate }, [mdt, ..]) => replay::run(file, mdt, *keep, *loops, *rate, ended)?,
         (Source::Watch(dir), [mdt, ..]) => watch::run(dir, mdt, ended)?,
     };
     report.seconds = start.elapsed().as_secs_f64();
@@ -251,12 +218,12 @@ impl Jobs {
     pub fn start(&self, source: Source, mdts: Vec<Arc<Mdt>>) -> io::Result<()> {
         let mut state = self.state();
         let ended = Arc::clone(&state.ended);
-        let thread = std::thread::Builder::new()
-            .name("mdt-sim-workload".to_owned())
-            .spawn(move || match run(&source, &mdts, &ended) {
+        let thread = std::thread::Builder::new().name("mdt-sim-workload".to_owned()).spawn(move || {
+            match run(&source, &mdts, &ended) {
                 Ok(report) => tracing::info!(?report, "workload ended"),
                 Err(e) => tracing::error!(error = %e, ?source, "workload failed"),
-            })?;
+            }
+        })?;
         state.threads.retain(|t| !t.is_finished());
         state.threads.push(thread);
         Ok(())

@@ -37,10 +37,7 @@ pub fn start(dir: &std::path::Path, change: impl Fn(&mut MdtConfig)) -> Server {
     let mdts = [MDT, SECOND]
         .iter()
         .map(|name| {
-            let mut config = MdtConfig {
-                commit_interval: Duration::ZERO,
-                ..MdtConfig::new(*name, dir)
-            };
+            let mut config = MdtConfig { commit_interval: Duration::ZERO, ..MdtConfig::new(*name, dir) };
             change(&mut config);
             config
         })
@@ -49,10 +46,7 @@ pub fn start(dir: &std::path::Path, change: impl Fn(&mut MdtConfig)) -> Server {
         mdts,
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         control: vec!["127.0.0.1:0".parse().unwrap()],
-        register: vec![UserSpec {
-            name: None,
-            mask: None,
-        }],
+        register: vec![UserSpec { name: None, mask: None }],
     })
     .unwrap()
 }
