@@ -18,10 +18,10 @@ SAMPLES = sorted(pathlib.Path(os.environ["CLB_AVRO_SAMPLES"]).iterdir())
 
 
 def framed(folder, version):
-    """The sample file of a version: messages, each behind its length (u32, big-endian)."""
+    """The sample file of a version: messages, each behind its length (u32, little-endian)."""
     data, at, found = (folder / f"v{version}.bin").read_bytes(), 0, []
     while at < len(data):
-        size = int.from_bytes(data[at:at + 4], "big")
+        size = int.from_bytes(data[at:at + 4], "little")
         found.append(data[at + 4:at + 4 + size])
         at += 4 + size
     return found
