@@ -94,12 +94,7 @@ fn head(e: &Entry) -> clbridge_sinks::topic::Head {
 
 /// The digest that [`head`] gives for this content.
 pub fn digest(index: u64, uid: u64) -> Digest {
-    Digest::of(
-        index,
-        RecordType(1),
-        Time::from_nanos(i64::try_from(uid).unwrap()),
-        Fid { seq: uid, oid: 0, ver: 0 },
-    )
+    Digest::of(index, RecordType(1), Time::from_nanos(i64::try_from(uid).unwrap()), Fid { seq: uid, oid: 0, ver: 0 })
 }
 
 fn mark(incarnation: u32, r: &Rec) -> Option<Mark> {
@@ -111,9 +106,8 @@ impl Life {
     /// A start, as `pipeline::life` does it; `None`: nothing can be decided yet.
     pub fn start(mdt: &Mdt, broker: &mut Broker, groups: &[GroupSpec], now: u64) -> Result<Option<Self>, Stop> {
         let partitions = broker.partitions.len();
-        let tails = vec![
-            broker.partitions.iter().enumerate().map(|(p, e)| e.last().map(|e| stored(p, e))).collect::<Vec<_>>(),
-        ];
+        let tails =
+            vec![broker.partitions.iter().enumerate().map(|(p, e)| e.last().map(|e| stored(p, e))).collect::<Vec<_>>()];
         let found = Found {
             state: broker.state.clone(),
             tails: tails.clone(),
@@ -164,7 +158,8 @@ impl Life {
                 Some(s) => GroupProgress::remembered(spec.clone(), s, partitions as u32),
                 None => {
                     let end = broker.end.clone();
-                    let first = broker.groups.entry(spec.name.clone()).or_insert_with(|| end.into_iter().map(Some).collect());
+                    let first =
+                        broker.groups.entry(spec.name.clone()).or_insert_with(|| end.into_iter().map(Some).collect());
                     GroupProgress::registered(spec.clone(), first.clone(), 0)
                 }
             };

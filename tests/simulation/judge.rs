@@ -33,7 +33,10 @@ impl Judge {
         for r in recs.iter().filter(|r| !dropped(r.uid)) {
             for (group, acked) in &self.acked {
                 if !acked.contains(&r.uid) {
-                    return Err(format!("early clear: record {} (content {}) not acknowledged by {group}", r.index, r.uid));
+                    return Err(format!(
+                        "early clear: record {} (content {}) not acknowledged by {group}",
+                        r.index, r.uid
+                    ));
                 }
             }
         }
@@ -44,7 +47,8 @@ impl Judge {
     pub fn end(&self, mdt: &Mdt, broker: &Broker) -> Result<(), String> {
         let retractions: BTreeSet<(u32, u64)> =
             broker.partitions.iter().flatten().filter_map(|e| e.retracts.map(|r| (r.incarnation, r.from))).collect();
-        let void = |incarnation: u32, index: u64| retractions.iter().any(|(i, from)| *i > incarnation && index >= *from);
+        let void =
+            |incarnation: u32, index: u64| retractions.iter().any(|(i, from)| *i > incarnation && index >= *from);
         let mut standing: HashMap<u64, u64> = HashMap::new();
         for (p, entries) in broker.partitions.iter().enumerate() {
             let own: BTreeSet<(u32, u64)> =

@@ -20,7 +20,7 @@ use mdt::Mdt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-const SEEDS: std::ops::Range<u64> = 0..3_000;
+const SEEDS: std::ops::Range<u64> = 0..20_000;
 const STEPS: usize = 600;
 
 struct World {
@@ -230,7 +230,9 @@ impl World {
         }
         if killed && self.rng.random_bool(0.5) {
             // A clear was just being written.
-            self.kernel.extend(life.clears.iter().filter(|(_, until)| until.as_millis() as u64 > self.now).map(|(c, _)| (*c, false)));
+            self.kernel.extend(
+                life.clears.iter().filter(|(_, until)| until.as_millis() as u64 > self.now).map(|(c, _)| (*c, false)),
+            );
         }
     }
 
@@ -370,7 +372,10 @@ fn under_every_schedule_of_faults_nothing_is_lost_doubled_or_cleared_early() {
     for seed in seeds() {
         let (w, result) = run(seed);
         if let Err(e) = result {
-            panic!("seed {seed}: {e}\nreplay: SEED={seed} make sim\n{}", w.trace[w.trace.len().saturating_sub(40)..].join("\n"));
+            panic!(
+                "seed {seed}: {e}\nreplay: SEED={seed} make sim\n{}",
+                w.trace[w.trace.len().saturating_sub(40)..].join("\n")
+            );
         }
         runs += 1;
         cleared += w.judge.cleared;

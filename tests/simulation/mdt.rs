@@ -45,14 +45,7 @@ const PREFETCH: usize = 32;
 impl Mdt {
     pub fn new() -> Self {
         let start = Point { next: 1, cleared: 0 };
-        Self {
-            history: BTreeMap::new(),
-            now: start,
-            committed: start,
-            next_uid: 1,
-            taken_back: Vec::new(),
-            crashes: 0,
-        }
+        Self { history: BTreeMap::new(), now: start, committed: start, next_uid: 1, taken_back: Vec::new(), crashes: 0 }
     }
 
     pub fn emit(&mut self, count: u64, time: u64) {

@@ -319,8 +319,7 @@ impl Core {
     /// Whether the publishing thread should write State now.
     #[must_use]
     pub fn state_due(&self, now: Now) -> bool {
-        self.halted.is_none()
-            && (self.state_wanted || now.saturating_sub(self.state_at) >= self.settings.state_every)
+        self.halted.is_none() && (self.state_wanted || now.saturating_sub(self.state_at) >= self.settings.state_every)
     }
 
     /// State to be written now. `sealing`: the frontier of the batch that it becomes durable with, where the broker
@@ -332,11 +331,8 @@ impl Core {
         let last_clear = self.clears.intended();
         self.writing.push_back((self.number, last_clear));
         let topics = self.ledger.topics().iter().map(|t| {
-            let state = TopicState {
-                name: t.topic.name.clone(),
-                id: t.topic.id.clone(),
-                partitions: t.topic.partitions,
-            };
+            let state =
+                TopicState { name: t.topic.name.clone(), id: t.topic.id.clone(), partitions: t.topic.partitions };
             (t.topic.feed.clone().unwrap_or_default(), state)
         });
         State {
@@ -479,7 +475,8 @@ impl Core {
             ClearOutcome::Busy(_) => self.clears.failed(true, now),
             ClearOutcome::UnknownUser => {
                 self.clears.failed(true, now);
-                self.clear_refused = Some(format!("the MDT does not know this changelog user, or it cleared beyond {value}"));
+                self.clear_refused =
+                    Some(format!("the MDT does not know this changelog user, or it cleared beyond {value}"));
             }
             ClearOutcome::Beyond => {
                 self.clears.failed(true, now);
@@ -492,6 +489,12 @@ impl Core {
         if self.halted.is_none() {
             self.halted = Some(action);
         }
+    }
+
+    /// Current incarnation.
+    #[must_use]
+    pub fn incarnation(&self) -> u32 {
+        self.incarnation
     }
 
     /// A clear is on its way to the MDT.

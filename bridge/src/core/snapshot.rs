@@ -12,7 +12,9 @@ impl Core {
             .ledger
             .topics()
             .iter()
-            .flat_map(|t| self.ledger.groups().filter(move |(topic, _)| topic.ix == t.topic.ix).map(move |(_, g)| (t, g)))
+            .flat_map(|t| {
+                self.ledger.groups().filter(move |(topic, _)| topic.ix == t.topic.ix).map(move |(_, g)| (t, g))
+            })
             .map(|(t, g)| {
                 let holding = g.hold().map(|h| holding_of(h, &g.spec.name));
                 let repairing = g.repair_topic().map(|topic| Holding {
@@ -87,9 +89,5 @@ impl Core {
 /// A group's hold as `status` says it.
 #[must_use]
 pub fn holding_of(h: Hold, group: &str) -> Holding {
-    Holding {
-        reason: h.reason().into(),
-        text: format!("group {group}: {}", h.text()),
-        command: h.command(group),
-    }
+    Holding { reason: h.reason().into(), text: format!("group {group}: {}", h.text()), command: h.command(group) }
 }

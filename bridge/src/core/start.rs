@@ -115,7 +115,8 @@ impl Start {
             return Ok(start);
         };
         // What an atomic broker holds beyond State was not written by a bridge.
-        let above = start.found.tails.iter().flatten().flatten().filter(|t| !start.is_void(t)).max_by_key(|t| t.head.id());
+        let above =
+            start.found.tails.iter().flatten().flatten().filter(|t| !start.is_void(t)).max_by_key(|t| t.head.id());
         let frontier = state.frontier;
         if let (true, Some(above)) = (start.found.capabilities.atomic_state, above)
             && frontier.is_none_or(|f| above.head.id() > f.id)
@@ -251,10 +252,7 @@ impl Start {
         plan.resume = NonZeroU64::new(from);
         plan.above = from - 1;
         plan.retract = Some(Retraction { incarnation, from, to });
-        plan.frontier = good.map(|g| Mark {
-            id: RecordId { incarnation, index: g.id.index },
-            digest: g.digest,
-        });
+        plan.frontier = good.map(|g| Mark { id: RecordId { incarnation, index: g.id.index }, digest: g.digest });
         plan.stands = plan.frontier.is_some();
         plan.skip = self.found.tails.iter().map(|t| vec![None; t.len()]).collect();
         self.done(plan);
@@ -304,9 +302,9 @@ impl Start {
     }
 
     fn is_void_id(&self, id: RecordId) -> bool {
-        self.found.state.as_ref().is_some_and(|s| {
-            s.retractions.iter().any(|r| r.incarnation > id.incarnation && id.index.get() >= r.from)
-        })
+        self.found
+            .state
+            .as_ref()
+            .is_some_and(|s| s.retractions.iter().any(|r| r.incarnation > id.incarnation && id.index.get() >= r.from))
     }
 }
-

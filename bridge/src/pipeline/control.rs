@@ -5,13 +5,15 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use clbridge_schemas::ids::MdtName;
-use clbridge_sinks::{GroupObserver, Sink, SinkError, Topic, TopicIx, Position};
+use clbridge_sinks::{GroupObserver, Position, Sink, SinkError, Topic, TopicIx};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::clearing::Request;
+use super::repair::Repair;
 use super::{PipelineSettings, Shared, clock, groups};
 use crate::core::{Action, Event, Stop};
+use crate::source::SourceFactory;
 
 /// How often the core is asked what to do.
 const TICK: Duration = Duration::from_millis(25);
@@ -39,6 +41,10 @@ pub struct Control {
     pub sink: Arc<dyn Sink>,
     /// Its groups.
     pub observer: Arc<dyn GroupObserver>,
+    /// Opens the MDT, for repairs.
+    pub sources: Arc<dyn SourceFactory>,
+    /// Changelog user id.
+    pub user: String,
     /// The MDT's topics.
     pub topics: Vec<Topic>,
     /// Joined by all threads.
@@ -139,7 +145,37 @@ impl Control {
 
     async fn read_registry(&mut self) -> Result<(), SinkError> {
         let registry = self.observer.registry().await?;
-        groups::apply(&self.mdt, &registry, &self.topics, self.observer.as_ref(), &self.shared).await
+        groups::apply(&self.mdt, &registry, &self.topics, self.observer.as_ref(), &self.shared).await?;
+        for repair in self.repairs() {
+            let group = repair.group.clone();
+            let done = repair.run(&self.mdt, &self.user, self.sources.clone(), self.sink.as_ref(), &self.shared).await;
+            if let Err(e) = done {
+                warn!(mdt = %self.mdt, group, "repair failed, it will be tried again: {e}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Repairs that were asked for and not yet carried out.
+    fn repairs(&self) -> Vec<Repair> {
+        let core = self.shared.core();
+        let wanted = core.ledger().groups().filter(|(_, g)| g.spec.repair > g.applied().1);
+        wanted
+            .filter_map(|(topic, g)| {
+                let evicted: Vec<_> = g.evicted().collect();
+                let feed = self.settings.feeds.get(usize::from(topic.ix.0))?;
+                (!evicted.is_empty()).then(|| Repair {
+                    group: g.spec.name.clone(),
+                    number: g.spec.repair,
+                    topic: topic.clone(),
+                    feed: feed.clone(),
+                    floor: g.floor(),
+                    evicted,
+                    incarnation: core.incarnation(),
+                    frontier: core.ledger().frontier(),
+                })
+            })
+            .collect()
     }
 
     async fn read_at(&self, reads: &[(TopicIx, Position)]) -> Result<(), SinkError> {

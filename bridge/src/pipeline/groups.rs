@@ -32,7 +32,8 @@ pub async fn at_start(
     let mut groups = Vec::new();
     for spec in registry.groups.values() {
         let Some(topic) = topic_of(spec, mdt, topics) else { continue };
-        let known = state.and_then(|s| s.groups.get(&spec.name)).filter(|g| g.feed == spec.feed.clone().unwrap_or_default());
+        let known =
+            state.and_then(|s| s.groups.get(&spec.name)).filter(|g| g.feed == spec.feed.clone().unwrap_or_default());
         let group = match known {
             Some(s) => GroupProgress::remembered(spec.clone(), s, topic.partitions),
             None => {

@@ -146,18 +146,24 @@ impl World {
         }
 
         self.step("preparing topics");
-        let want: Vec<TopicSpec> = self.settings.feeds.iter().map(|f| TopicSpec {
-            mdt: self.mdt.clone(),
-            feed: f.name.clone(),
-            partitions: f.partitions,
-            max_message_bytes: self.max_message_bytes,
-        }).collect();
+        let want: Vec<TopicSpec> = self
+            .settings
+            .feeds
+            .iter()
+            .map(|f| TopicSpec {
+                mdt: self.mdt.clone(),
+                feed: f.name.clone(),
+                partitions: f.partitions,
+                max_message_bytes: self.max_message_bytes,
+            })
+            .collect();
         let topics = self.sink.prepare(&want, peeked.as_ref()).await?;
 
         self.step("fencing older writers");
         let recovered = self.sink.recover(&self.mdt, &topics).await?;
         let registry = self.observer.registry().await?;
-        let known = groups::at_start(&self.mdt, &registry, recovered.state.as_ref(), &topics, self.observer.as_ref()).await?;
+        let known =
+            groups::at_start(&self.mdt, &registry, recovered.state.as_ref(), &topics, self.observer.as_ref()).await?;
 
         self.step("comparing with the MDT");
         let capabilities = self.sink.capabilities();
@@ -227,6 +233,8 @@ impl World {
             settings: self.settings.clone(),
             sink: self.sink.clone(),
             observer: self.observer.clone(),
+            sources: self.sources.clone(),
+            user: self.user.clone(),
             topics,
             shared: shared.clone(),
             clearing,

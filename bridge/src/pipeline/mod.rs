@@ -14,6 +14,7 @@ pub mod control;
 pub mod groups;
 pub mod life;
 pub mod recovery;
+pub mod repair;
 pub mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

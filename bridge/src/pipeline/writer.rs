@@ -19,6 +19,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::clearing::Request;
+use super::repair::partition_of;
 use super::{BatchSettings, FeedSettings, Shared, clock};
 use crate::core::{Event, Now, Plan, Stop};
 use crate::failpoint;
@@ -223,12 +224,7 @@ impl Writer {
             self.key.clear();
             key::key(feed.key, view, &self.mdt, &mut self.key);
             let keyed = feed.key != KeyKind::None;
-            let partition = if keyed {
-                key::partition(&self.key, feed.partitions)
-            } else {
-                // Below the number of partitions, so it fits.
-                (id.index.get() % u64::from(feed.partitions.get())) as u32
-            };
+            let partition = partition_of(feed.key, &self.key, id.index, feed.partitions);
             if feed.skip.get(partition as usize).copied().flatten().is_some_and(|upto| id <= upto) {
                 continue;
             }
@@ -353,7 +349,9 @@ impl Writer {
         let frontier = self.last;
         let (state, beside) = {
             let mut core = self.shared.core();
-            if self.dirty && let Some(mark) = frontier {
+            if self.dirty
+                && let Some(mark) = frontier
+            {
                 core.on(Event::Sealed(mark), now);
             }
             if self.capabilities.atomic_state {

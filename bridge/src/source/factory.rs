@@ -10,7 +10,7 @@ use super::device::{Device, UserId};
 use super::lustre::{DEVICE_DIR, LustreDevice, discover};
 use super::pace::PaceSettings;
 use super::reader::DeviceSource;
-use super::{Clearer, Source, SourceError, SourceFactory};
+use super::{Opened, SourceError, SourceFactory};
 
 /// A reader and a clearer over one device each, so that neither waits for the other.
 ///
@@ -21,7 +21,7 @@ pub(super) fn open_both<D: Device + 'static>(
     user: &str,
     pace: PaceSettings,
     device: impl Fn() -> D,
-) -> Result<(Box<dyn Source>, Box<dyn Clearer>), SourceError> {
+) -> Result<Opened, SourceError> {
     let user: UserId = user.parse().map_err(|source| SourceError::User { mdt: mdt.clone(), source })?;
     let source = DeviceSource::new(mdt.clone(), device(), BootClock, pace).begin()?;
     let clearer = DeviceClearer::new(mdt.clone(), device(), user, BootClock);
@@ -52,13 +52,11 @@ impl LustreFactory {
 
 impl SourceFactory for LustreFactory {
     fn discover(&self) -> Result<Vec<MdtName>, SourceError> {
-        discover(&self.dir, self.fsname.as_deref()).map_err(|source| SourceError::Discovery {
-            place: self.dir.display().to_string(),
-            source,
-        })
+        discover(&self.dir, self.fsname.as_deref())
+            .map_err(|source| SourceError::Discovery { place: self.dir.display().to_string(), source })
     }
 
-    fn open(&self, mdt: &MdtName, user: &str) -> Result<(Box<dyn Source>, Box<dyn Clearer>), SourceError> {
+    fn open(&self, mdt: &MdtName, user: &str) -> Result<Opened, SourceError> {
         open_both(mdt, user, self.pace, || LustreDevice::new(&self.dir, mdt))
     }
 }

@@ -121,6 +121,9 @@ pub trait Clearer: Send {
     fn clear(&mut self, upto: Clearable) -> Result<(), ClearError>;
 }
 
+/// A reader of an MDT, and what probes and clears it.
+pub type Opened = (Box<dyn Source>, Box<dyn Clearer>);
+
 /// Opens sources.
 pub trait SourceFactory: Send + Sync {
     /// MDTs that can be read now.
@@ -133,7 +136,7 @@ pub trait SourceFactory: Send + Sync {
     ///
     /// # Errors
     /// The device cannot be opened.
-    fn open(&self, mdt: &MdtName, user: &str) -> Result<(Box<dyn Source>, Box<dyn Clearer>), SourceError>;
+    fn open(&self, mdt: &MdtName, user: &str) -> Result<Opened, SourceError>;
 }
 
 /// Why a source cannot be read.
@@ -158,7 +161,9 @@ pub enum SourceError {
         source: std::io::Error,
     },
     /// The device gave bytes that are not a record.
-    #[error("{mdt}: {source}; the MDT's changelog is damaged there or of an unknown version: see docs/what-happens-when.md")]
+    #[error(
+        "{mdt}: {source}; the MDT's changelog is damaged there or of an unknown version: see docs/what-happens-when.md"
+    )]
     Malformed {
         /// The MDT.
         mdt: MdtName,

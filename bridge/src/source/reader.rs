@@ -133,11 +133,7 @@ impl<D: Device, C: Clock> DeviceSource<D, C> {
             self.failures += 1;
             return Ok(());
         }
-        Err(SourceError::Io {
-            mdt: self.mdt.clone(),
-            what: format!("{what} {}", self.device.place()),
-            source: error,
-        })
+        Err(SourceError::Io { mdt: self.mdt.clone(), what: format!("{what} {}", self.device.place()), source: error })
     }
 
     /// The open descriptor has answered.
@@ -303,11 +299,7 @@ impl<D: Device, C: Clock> Source for DeviceSource<D, C> {
         }
         now = self.clock.now();
         self.left = now;
-        let read = Read {
-            bytes: buf.len() - from,
-            paused: now.saturating_sub(self.heard),
-            reopened: self.doubt,
-        };
+        let read = Read { bytes: buf.len() - from, paused: now.saturating_sub(self.heard), reopened: self.doubt };
         if read.bytes > 0 {
             self.pace.record(now);
             (self.heard, self.doubt) = (now, false);

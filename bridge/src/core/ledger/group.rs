@@ -36,7 +36,18 @@ impl GroupProgress {
             .map(|(o, partition)| o.is_none().then_some(Hold::NoFirstPosition { partition }))
             .collect();
         let (accepted, repaired) = (spec.accept, spec.repair);
-        Self { spec, seen: first.clone(), believed: first, holds, accepted, repaired, floor, released: 0, repair: None, gaps: 0 }
+        Self {
+            spec,
+            seen: first.clone(),
+            believed: first,
+            holds,
+            accepted,
+            repaired,
+            floor,
+            released: 0,
+            repair: None,
+            gaps: 0,
+        }
     }
 
     /// A group as State remembers it.

@@ -25,11 +25,7 @@ use samples::{FirstUnread, Samples};
 /// comes behind it in the partition is the retraction with just that index.
 #[must_use]
 pub fn effective(id: RecordId, retractions: &[Retraction]) -> u64 {
-    retractions
-        .iter()
-        .filter(|r| r.incarnation > id.incarnation)
-        .map(|r| r.from)
-        .fold(id.index.get(), u64::min)
+    retractions.iter().filter(|r| r.incarnation > id.incarnation).map(|r| r.from).fold(id.index.get(), u64::min)
 }
 
 /// One topic's part of the ledger.
@@ -304,10 +300,7 @@ impl TopicLedger {
     /// Whether the group has read every record of this topic that is known here.
     #[must_use]
     pub fn caught_up(&self, g: &GroupProgress) -> bool {
-        self.partitions
-            .iter()
-            .zip(g.believed())
-            .all(|(s, at)| at.is_some_and(|at| s.first_at(at) == FirstUnread::None))
+        self.partitions.iter().zip(g.believed()).all(|(s, at)| at.is_some_and(|at| s.first_at(at) == FirstUnread::None))
     }
 }
 
