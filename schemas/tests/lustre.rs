@@ -235,7 +235,8 @@ fn unknown_types_and_extra_flags_of_newer_servers_are_records() {
 
 #[test]
 fn what_the_layout_cannot_hold_is_refused_and_leaves_the_buffer_alone() {
-    let cases: [(&str, fn(&mut Record)); 10] = [
+    type Damage = fn(&mut Record);
+    let cases: [(&str, Damage); 10] = [
         ("an index is", |r| r.index = 0),
         ("an index is", |r| r.index = u64::MAX),
         ("type", |r| r.rtype = RecordType(64)),
