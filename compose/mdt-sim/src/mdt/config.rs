@@ -49,7 +49,7 @@ impl MdtConfig {
     }
 }
 
-/// What [`Mdt::emit`] does with index and time.
+/// What [`Mdt::emit`](super::Mdt::emit) does with index and time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stamp {
     /// The next index and the present time; types outside the effective mask are not logged.
@@ -58,7 +58,7 @@ pub enum Stamp {
     Keep,
 }
 
-/// What came of an [`Mdt::emit`].
+/// What came of an [`Mdt::emit`](super::Mdt::emit).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logged {
     /// Records logged.
