@@ -1,2 +1,5 @@
-//! The command line.
-fn main() {}
+//! The command line; what it does is in [`clbridge::cli`].
+
+fn main() -> std::process::ExitCode {
+    clbridge::cli::main()
+}

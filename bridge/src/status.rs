@@ -170,3 +170,6 @@ pub struct GroupStatus {
     /// Set when holding.
     pub holding: Option<Holding>,
 }
+
+#[cfg(test)]
+pub(crate) mod examples;

@@ -1,0 +1,97 @@
+//! The command line: one file a command. What a command does is in the library behind it; here are its words.
+//!
+//! Results go to standard output, everything else to standard error. Exit status: 0 done, 1 not done (with the reason),
+//! 2 the command line itself is wrong.
+
+mod decode;
+mod schemas;
+mod status;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+
+/// Where the configuration is looked for if none is named.
+const DEFAULT_CONFIG: &str = "/etc/clbridge/clbridge.toml";
+
+/// Publishes Lustre changelogs to a message broker, and clears what every group has acknowledged.
+#[derive(Debug, Parser)]
+#[command(name = "clbridge", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// Configuration file, TOML; may be given several times, a later one over an earlier one.
+    /// Default: /etc/clbridge/clbridge.toml if it exists. CLBRIDGE_… variables override every key.
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "CLBRIDGE_CONFIG",
+        value_name = "FILE",
+        value_delimiter = ':'
+    )]
+    config: Vec<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the running bridge's MDTs and groups
+    Status(status::Args),
+    /// Print the records in a file of changelog bytes as `lfs changelog` does
+    Decode(decode::Args),
+    /// List the Avro schemas, or print one
+    Schemas(schemas::Args),
+}
+
+impl Cli {
+    fn config(&self) -> anyhow::Result<Arc<Config>> {
+        let files = if self.config.is_empty() && Path::new(DEFAULT_CONFIG).exists() {
+            vec![PathBuf::from(DEFAULT_CONFIG)]
+        } else {
+            self.config.clone()
+        };
+        Ok(Arc::new(Config::load(&files, environment())?))
+    }
+}
+
+/// The variables that are text; a name or value that is not cannot be one of ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("clbridge: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
+    match &cli.command {
+        Command::Decode(args) => decode::run(args),
+        Command::Schemas(args) => schemas::run(args),
+        Command::Status(args) => status::run(args, || cli.config()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}
