@@ -13,6 +13,7 @@ mod lustre;
 mod pace;
 mod reader;
 mod replay;
+mod sim;
 mod syscalls;
 
 use std::num::NonZeroU64;
@@ -32,6 +33,7 @@ pub use lustre::{DEVICE_DIR, DEVICE_PREFIX, LustreDescriptor, LustreDevice, disc
 pub use pace::PaceSettings;
 pub use reader::DeviceSource;
 pub use replay::{Replay, ReplayFactory};
+pub use sim::{SimDescriptor, SimDevice, SimFactory};
 pub use syscalls::{Kernel, Syscalls};
 
 /// How much an MDT's thread reads at once, in bytes: one read then holds all that the kernel prefetches.

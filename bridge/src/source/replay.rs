@@ -19,7 +19,7 @@ use flate2::read::MultiGzDecoder;
 use super::clearer::DeviceClearer;
 use super::clock::BootClock;
 use super::device::{Answer, Descriptor, Device, LEAST_ROOM, Mode, UserId};
-use super::{Clearer, Read, Source, SourceError, SourceFactory};
+use super::{Opened, Read, Source, SourceError, SourceFactory};
 
 /// Where `cr_index` is in a record.
 const INDEX_AT: std::ops::Range<usize> = 8..16;
@@ -205,7 +205,7 @@ impl SourceFactory for ReplayFactory {
         Ok(self.replays.keys().cloned().collect())
     }
 
-    fn open(&self, mdt: &MdtName, user: &str) -> Result<(Box<dyn Source>, Box<dyn Clearer>), SourceError> {
+    fn open(&self, mdt: &MdtName, user: &str) -> Result<Opened, SourceError> {
         let replay = self.replays.get(mdt).ok_or_else(|| SourceError::Io {
             mdt: mdt.clone(),
             what: "looking for a capture that stands for it".to_owned(),

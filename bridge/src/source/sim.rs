@@ -14,7 +14,7 @@ use mdt_sim::client::{Changelog, flags};
 use super::device::{Answer, Descriptor, Device, LEAST_ROOM, Mode, UserId};
 use super::factory::open_both;
 use super::pace::PaceSettings;
-use super::{Clearer, Source, SourceError, SourceFactory};
+use super::{Opened, SourceError, SourceFactory};
 
 /// One answer of the client has at most 256 usual records: more room would only be filled with zeroes first.
 const ROOM: usize = 64 << 10;
@@ -147,7 +147,7 @@ impl SourceFactory for SimFactory {
         names.into_iter().map(parse).collect()
     }
 
-    fn open(&self, mdt: &MdtName, user: &str) -> Result<(Box<dyn Source>, Box<dyn Clearer>), SourceError> {
+    fn open(&self, mdt: &MdtName, user: &str) -> Result<Opened, SourceError> {
         open_both(mdt, user, self.pace, || SimDevice::new(self.addr.clone(), mdt.clone()))
     }
 }
