@@ -65,11 +65,7 @@ pub enum OutputError {
 
 impl From<io::Error> for OutputError {
     fn from(e: io::Error) -> Self {
-        if e.kind() == io::ErrorKind::BrokenPipe {
-            Self::Closed
-        } else {
-            Self::Failed(e.to_string())
-        }
+        if e.kind() == io::ErrorKind::BrokenPipe { Self::Closed } else { Self::Failed(e.to_string()) }
     }
 }
 
@@ -105,11 +101,7 @@ impl Output {
             Format::Lfs => Form::Lfs(out),
             Format::Avro => Form::Avro(Box::new(Writer::new(newest_schema()?, out))),
         };
-        Ok(Self {
-            form,
-            line: Vec::new(),
-            kernel: Vec::new(),
-        })
+        Ok(Self { form, line: Vec::new(), kernel: Vec::new() })
     }
 
     fn write(&mut self, record: &ChangelogRecord) -> Result<(), OutputError> {
@@ -144,10 +136,7 @@ fn avro(e: apache_avro::Error) -> OutputError {
     use std::error::Error as _;
     let mut cause = e.source();
     while let Some(inner) = cause {
-        if inner
-            .downcast_ref::<io::Error>()
-            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
-        {
+        if inner.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
             return OutputError::Closed;
         }
         cause = inner.source();
@@ -158,16 +147,13 @@ fn avro(e: apache_avro::Error) -> OutputError {
 /// The record in the kernel's layout again, which is what the text forms are made of.
 fn view<'a>(record: &ChangelogRecord, bytes: &'a mut Vec<u8>) -> Result<View<'a>, OutputError> {
     bytes.clear();
-    kernel_record(record)
-        .write(bytes)
-        .map_err(|e| OutputError::Failed(e.to_string()))?;
+    kernel_record(record).write(bytes).map_err(|e| OutputError::Failed(e.to_string()))?;
     View::new(bytes, 0).map_err(|e| OutputError::Failed(e.to_string()))
 }
 
 fn kernel_record(record: &ChangelogRecord) -> Record {
     let raw = |raw: &Option<Vec<u8>>, text: &Option<String>| {
-        raw.clone()
-            .or_else(|| text.as_ref().map(|t| t.clone().into_bytes()))
+        raw.clone().or_else(|| text.as_ref().map(|t| t.clone().into_bytes()))
     };
     let bit = |bit: u64| record.extra_flags.is_some_and(|f| f & bit != 0);
     // A NID of zeros (a record of the server itself) is null in Avro.
@@ -191,20 +177,12 @@ fn kernel_record(record: &ChangelogRecord) -> Record {
         uid_gid: record.uid.zip(record.gid),
         nid: nid.or_else(|| bit(clfe::NID).then(Nid::default)),
         open_mode: record.open_mode.map(u32::from),
-        xattr: record
-            .xattr
-            .clone()
-            .map(String::into_bytes)
-            .or_else(|| bit(clfe::XATTR).then(Vec::new)),
+        xattr: record.xattr.clone().map(String::into_bytes).or_else(|| bit(clfe::XATTR).then(Vec::new)),
     }
 }
 
 /// The object of `clbridge decode --json`, with what the bridge knows before it.
-fn json_line(
-    record: &ChangelogRecord,
-    kernel: &mut Vec<u8>,
-    line: &mut Vec<u8>,
-) -> Result<(), OutputError> {
+fn json_line(record: &ChangelogRecord, kernel: &mut Vec<u8>, line: &mut Vec<u8>) -> Result<(), OutputError> {
     let mut object = text::json(&view(record, kernel)?);
     if let Some(map) = object.as_object_mut() {
         map.insert("mdt".to_owned(), record.mdt.clone().into());
@@ -226,8 +204,7 @@ fn json_line(
 fn write_out(output: &mut Output, batch: &Batch, select: &Selection) -> Result<u64, OutputError> {
     let mut written = 0;
     for consumed in &batch.records {
-        let record = ChangelogRecord::decode(&consumed.payload)
-            .map_err(|e| bad(consumed, &e.to_string()))?;
+        let record = ChangelogRecord::decode(&consumed.payload).map_err(|e| bad(consumed, &e.to_string()))?;
         let wanted = select.types.takes(RecordType(record.type_code))
             && (select.mdts.is_empty() || select.mdts.iter().any(|m| m.as_str() == record.mdt));
         if wanted {
@@ -267,9 +244,7 @@ pub async fn consume(
     tokio::pin!(stop);
     let mut total = 0;
     while select.max.is_none_or(|max| total < max) {
-        let left = select.max.map_or(BATCH, |max| {
-            usize::try_from(max - total).unwrap_or(BATCH).min(BATCH)
-        });
+        let left = select.max.map_or(BATCH, |max| usize::try_from(max - total).unwrap_or(BATCH).min(BATCH));
         // What a cancelled call had taken was not acknowledged: the group gets it again.
         let batch = tokio::select! {
             biased;
@@ -292,9 +267,10 @@ pub async fn consume(
         output = back;
         match written {
             Ok(written) => {
-                consumer.done(&batch).await.context(
-                    "records were written out but could not be acknowledged; they will come again",
-                )?;
+                consumer
+                    .done(&batch)
+                    .await
+                    .context("records were written out but could not be acknowledged; they will come again")?;
                 total += written;
             }
             Err(OutputError::Closed) => return Ok(total),

@@ -49,10 +49,7 @@ fn not_ready(status: &BridgeStatus) -> Vec<String> {
         Phase::Running | Phase::Fenced { .. } => None,
         Phase::Starting { step } => Some(format!("{}: starting: {step}", mdt.mdt)),
         Phase::Retrying { error } => Some(format!("{}: retrying: {error}", mdt.mdt)),
-        Phase::Stopped { error, command } => Some(format!(
-            "{}: stopped: {error}; ends with: {command}",
-            mdt.mdt
-        )),
+        Phase::Stopped { error, command } => Some(format!("{}: stopped: {error}; ends with: {command}", mdt.mdt)),
     };
     status.mdts.iter().filter_map(reason).collect()
 }
@@ -75,11 +72,7 @@ async fn status_page(State(status): State<StatusSource>) -> Html<String> {
 }
 
 async fn metrics_text(State(status): State<StatusSource>) -> Response {
-    (
-        [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
-        metrics::text(&status()),
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&status())).into_response()
 }
 
 async fn schemas() -> Json<Vec<SchemaEntry>> {
@@ -88,14 +81,9 @@ async fn schemas() -> Json<Vec<SchemaEntry>> {
 
 async fn schema(Path(which): Path<String>) -> Response {
     match schema_list::find(&which) {
-        Some(version) => (
-            [(header::CONTENT_TYPE, "application/json")],
-            schema_json(version),
-        )
-            .into_response(),
+        Some(version) => ([(header::CONTENT_TYPE, "application/json")], schema_json(version)).into_response(),
         None => {
-            let text =
-                format!("no schema has the version or fingerprint {which}; /schemas lists them\n");
+            let text = format!("no schema has the version or fingerprint {which}; /schemas lists them\n");
             (StatusCode::NOT_FOUND, text).into_response()
         }
     }

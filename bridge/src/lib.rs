@@ -1,11 +1,13 @@
 //! The bridge: reads changelogs, publishes them, observes groups, clears.
 
+pub mod assembly;
 pub mod cli;
 pub mod config;
 pub mod consume;
 pub mod core;
 pub mod failpoint;
 pub mod http;
+pub mod membership;
 pub mod metrics;
 pub mod modules;
 pub mod pipeline;

@@ -24,63 +24,21 @@ type GroupGauge = (&'static str, &'static str, fn(&GroupStatus) -> f64);
 
 const MDT_INDEXES: &[MdtGauge] = &[
     ("mdt_read_index", "Newest index read", |m| m.read as f64),
-    ("mdt_published_index", "Newest index with a verdict", |m| {
-        m.published as f64
-    }),
-    (
-        "mdt_durable_index",
-        "Every record up to here is durable in the broker, or was dropped",
-        |m| m.durable as f64,
-    ),
-    (
-        "mdt_acknowledged_index",
-        "Every group has acknowledged up to here",
-        |m| m.acknowledged as f64,
-    ),
-    (
-        "mdt_stable_index",
-        "An MDT crash cannot take back records up to here",
-        |m| m.stable as f64,
-    ),
-    ("mdt_cleared_index", "Highest clear that returned", |m| {
-        m.cleared as f64
-    }),
-    ("mdt_incarnation", "Current incarnation", |m| {
-        f64::from(m.incarnation)
-    }),
-    (
-        "mdt_backlog_records",
-        "Records read and not yet cleared",
-        |m| m.backlog as f64,
-    ),
-    (
-        "mdt_read_records_per_second",
-        "Records read a second, over the last ten seconds",
-        |m| m.read_per_s,
-    ),
-    (
-        "mdt_cleared_records_per_second",
-        "Records cleared a second, over the last ten seconds",
-        |m| m.cleared_per_s,
-    ),
+    ("mdt_published_index", "Newest index with a verdict", |m| m.published as f64),
+    ("mdt_durable_index", "Every record up to here is durable in the broker, or was dropped", |m| m.durable as f64),
+    ("mdt_acknowledged_index", "Every group has acknowledged up to here", |m| m.acknowledged as f64),
+    ("mdt_stable_index", "An MDT crash cannot take back records up to here", |m| m.stable as f64),
+    ("mdt_cleared_index", "Highest clear that returned", |m| m.cleared as f64),
+    ("mdt_incarnation", "Current incarnation", |m| f64::from(m.incarnation)),
+    ("mdt_backlog_records", "Records read and not yet cleared", |m| m.backlog as f64),
+    ("mdt_read_records_per_second", "Records read a second, over the last ten seconds", |m| m.read_per_s),
+    ("mdt_cleared_records_per_second", "Records cleared a second, over the last ten seconds", |m| m.cleared_per_s),
 ];
 
 const GROUP_GAUGES: &[GroupGauge] = &[
-    (
-        "group_floor_index",
-        "Every record up to here is done for this group",
-        |g| g.floor as f64,
-    ),
-    (
-        "group_lag_records",
-        "Records published and not acknowledged",
-        |g| g.lag_records as f64,
-    ),
-    (
-        "group_lag_positions",
-        "Positions, holes included, between committed and end",
-        |g| g.lag_positions as f64,
-    ),
+    ("group_floor_index", "Every record up to here is done for this group", |g| g.floor as f64),
+    ("group_lag_records", "Records published and not acknowledged", |g| g.lag_records as f64),
+    ("group_lag_positions", "Positions, holes included, between committed and end", |g| g.lag_positions as f64),
     ("group_members", "Live members", |g| g.members as f64),
 ];
 
@@ -102,11 +60,7 @@ fn mdt_labels(mdt: &MdtStatus) -> Labels {
 }
 
 fn group_labels(mdt: &MdtStatus, group: &GroupStatus) -> Labels {
-    vec![
-        ("mdt", mdt.mdt.to_string()),
-        ("group", group.name.clone()),
-        ("topic", group.topic.clone()),
-    ]
+    vec![("mdt", mdt.mdt.to_string()), ("group", group.name.clone()), ("topic", group.topic.clone())]
 }
 
 fn bridge(registry: &mut Registry, status: &BridgeStatus) {
@@ -134,11 +88,7 @@ fn mdts(registry: &mut Registry, status: &BridgeStatus) {
         }
         registry.register(*name, *help, family);
     }
-    let (crashes, dropped, gaps) = (
-        Counters::default(),
-        Counters::default(),
-        Counters::default(),
-    );
+    let (crashes, dropped, gaps) = (Counters::default(), Counters::default(), Counters::default());
     let (full, phase, holding) = (Gauges::default(), Gauges::default(), Gauges::default());
     for mdt in &status.mdts {
         let labels = mdt_labels(mdt);
@@ -151,13 +101,7 @@ fn mdts(registry: &mut Registry, status: &BridgeStatus) {
         for name in PHASES {
             let mut labels = labels.clone();
             labels.push(("phase", (*name).to_owned()));
-            phase
-                .get_or_create(&labels)
-                .set(if *name == phase_name(&mdt.phase) {
-                    1.0
-                } else {
-                    0.0
-                });
+            phase.get_or_create(&labels).set(if *name == phase_name(&mdt.phase) { 1.0 } else { 0.0 });
         }
         for held in &mdt.holding {
             let mut labels = labels.clone();
@@ -165,68 +109,34 @@ fn mdts(registry: &mut Registry, status: &BridgeStatus) {
             holding.get_or_create(&labels).set(1.0);
         }
     }
-    registry.register(
-        "mdt_crashes",
-        "MDT crashes with reused indexes noticed since the start",
-        crashes,
-    );
-    registry.register(
-        "mdt_dropped_records",
-        "Records dropped by modules since the start",
-        dropped,
-    );
+    registry.register("mdt_crashes", "MDT crashes with reused indexes noticed since the start", crashes);
+    registry.register("mdt_dropped_records", "Records dropped by modules since the start", dropped);
     registry.register("mdt_gap_records", "Records known to be missing", gaps);
-    registry.register_with_unit(
-        "mdt_backlog_full",
-        "Time until the backlog reaches its limit",
-        Unit::Seconds,
-        full,
-    );
+    registry.register_with_unit("mdt_backlog_full", "Time until the backlog reaches its limit", Unit::Seconds, full);
     registry.register("mdt_phase", "1 for what the MDT's pipeline is doing", phase);
-    registry.register(
-        "mdt_holding",
-        "1 for each reason why nothing is cleared",
-        holding,
-    );
+    registry.register("mdt_holding", "1 for each reason why nothing is cleared", holding);
 }
 
 fn groups(registry: &mut Registry, status: &BridgeStatus) {
-    let all = || {
-        status
-            .mdts
-            .iter()
-            .flat_map(|mdt| mdt.groups.iter().map(move |group| (mdt, group)))
-    };
+    let all = || status.mdts.iter().flat_map(|mdt| mdt.groups.iter().map(move |group| (mdt, group)));
     for (name, help, value) in GROUP_GAUGES {
         let family = Gauges::default();
         for (mdt, group) in all() {
-            family
-                .get_or_create(&group_labels(mdt, group))
-                .set(value(group));
+            family.get_or_create(&group_labels(mdt, group)).set(value(group));
         }
         registry.register(*name, *help, family);
     }
     let (lag, holding) = (Gauges::default(), Gauges::default());
     for (mdt, group) in all() {
-        lag.get_or_create(&group_labels(mdt, group))
-            .set(group.lag_s);
+        lag.get_or_create(&group_labels(mdt, group)).set(group.lag_s);
         if let Some(held) = &group.holding {
             let mut labels = group_labels(mdt, group);
             labels.push(("reason", held.reason.clone()));
             holding.get_or_create(&labels).set(1.0);
         }
     }
-    registry.register_with_unit(
-        "group_lag",
-        "Age of the oldest record not acknowledged",
-        Unit::Seconds,
-        lag,
-    );
-    registry.register(
-        "group_holding",
-        "1 where a group holds, with its reason",
-        holding,
-    );
+    registry.register_with_unit("group_lag", "Age of the oldest record not acknowledged", Unit::Seconds, lag);
+    registry.register("group_holding", "1 where a group holds, with its reason", holding);
 }
 
 const PHASES: &[&str] = &["starting", "running", "fenced", "retrying", "stopped"];
@@ -249,11 +159,8 @@ mod tests {
     #[test]
     fn metrics_say_what_status_says() {
         let mut status = examples::one_running();
-        status.mdts[0].groups[0].holding = Some(Holding {
-            reason: "went_back".into(),
-            text: String::new(),
-            command: String::new(),
-        });
+        status.mdts[0].groups[0].holding =
+            Some(Holding { reason: "went_back".into(), text: String::new(), command: String::new() });
         let text = text(&status);
         for line in [
             "clbridge_mdt_cleared_index{mdt=\"fs-MDT0000\"} 1400.0",

@@ -23,26 +23,18 @@ pub fn all() -> Vec<SchemaEntry> {
 /// The one with this number or fingerprint.
 #[must_use]
 pub fn find(which: &str) -> Option<SchemaVersion> {
-    SchemaVersion::ALL
-        .into_iter()
-        .find(|v| which == v.to_string() || hex(fingerprint(*v)).eq_ignore_ascii_case(which))
+    SchemaVersion::ALL.into_iter().find(|v| which == v.to_string() || hex(fingerprint(*v)).eq_ignore_ascii_case(which))
 }
 
 fn entry(version: SchemaVersion) -> SchemaEntry {
     let adds = match version {
-        SchemaVersion::V1 => {
-            "mdt index incarnation type type_code time flags tfid pfid name name_raw"
-        }
+        SchemaVersion::V1 => "mdt index incarnation type type_code time flags tfid pfid name name_raw",
         SchemaVersion::V2 => "rename",
         SchemaVersion::V3 => "jobid",
         SchemaVersion::V4 => "extra_flags uid gid nid open_mode xattr",
         SchemaVersion::V5 => "path entry retracts",
     };
-    SchemaEntry {
-        version: version.number(),
-        fingerprint: hex(fingerprint(version)),
-        adds,
-    }
+    SchemaEntry { version: version.number(), fingerprint: hex(fingerprint(version)), adds }
 }
 
 fn hex(bytes: [u8; 8]) -> String {
@@ -70,12 +62,8 @@ mod tests {
         for (version, entry) in SchemaVersion::ALL.into_iter().zip(all()) {
             listed.extend(entry.adds.split(' '));
             let schema: serde_json::Value = serde_json::from_str(schema_json(version)).unwrap();
-            let fields: Vec<_> = schema["fields"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|f| f["name"].as_str().unwrap())
-                .collect();
+            let fields: Vec<_> =
+                schema["fields"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
             assert_eq!(fields, listed);
         }
     }

@@ -26,10 +26,7 @@ const CHUNK: usize = 1 << 20;
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let stdout = BufWriter::with_capacity(CHUNK, io::stdout().lock());
     let (name, result) = if args.file.as_os_str() == "-" {
-        (
-            "standard input".to_owned(),
-            decode(io::stdin().lock(), stdout, args.json, args.at),
-        )
+        ("standard input".to_owned(), decode(io::stdin().lock(), stdout, args.json, args.at))
     } else {
         let name = args.file.display().to_string();
         let file = File::open(&args.file).with_context(|| format!("cannot open {name}"))?;
@@ -54,12 +51,7 @@ fn decode(mut input: impl Read, mut out: impl Write, json: bool, at: bool) -> Re
     let mut base = 0;
     let mut line = Vec::new();
     loop {
-        let end = input
-            .by_ref()
-            .take(CHUNK as u64)
-            .read_to_end(&mut buf)
-            .map_err(|e| Failure::Input(e.into()))?
-            == 0;
+        let end = input.by_ref().take(CHUNK as u64).read_to_end(&mut buf).map_err(|e| Failure::Input(e.into()))? == 0;
         let mut walk = records(&buf, base);
         let mut offset = base;
         for view in walk.by_ref() {

@@ -3,10 +3,19 @@
 //! Results go to standard output, everything else to standard error. Exit status: 0 done, 1 not done (with the reason),
 //! 2 the command line itself is wrong.
 
+mod broker;
+mod check;
+mod consume;
 mod decode;
+mod groups;
+mod position;
+mod reset;
+mod run;
 mod schemas;
 mod status;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,14 +34,7 @@ const DEFAULT_CONFIG: &str = "/etc/clbridge/clbridge.toml";
 pub struct Cli {
     /// Configuration file, TOML; may be given several times, a later one over an earlier one.
     /// Default: /etc/clbridge/clbridge.toml if it exists. CLBRIDGE_… variables override every key.
-    #[arg(
-        short,
-        long,
-        global = true,
-        env = "CLBRIDGE_CONFIG",
-        value_name = "FILE",
-        value_delimiter = ':'
-    )]
+    #[arg(short, long, global = true, env = "CLBRIDGE_CONFIG", value_name = "FILE", value_delimiter = ':')]
     config: Vec<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -40,12 +42,25 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the bridge until SIGTERM or SIGINT
+    Run(run::Args),
+    /// Validate the configuration, try the connections, print what is still to be typed on the MDS
+    Check(check::Args),
     /// Show the running bridge's MDTs and groups
     Status(status::Args),
+    /// Add, remove, list, accept or repair persistent groups
+    #[command(subcommand)]
+    Groups(groups::Command),
+    /// Take records as a member of a group and print them
+    Consume(consume::Args),
     /// Print the records in a file of changelog bytes as `lfs changelog` does
     Decode(decode::Args),
+    /// Show where a record lies and which groups have read it
+    Where(position::Args),
     /// List the Avro schemas, or print one
     Schemas(schemas::Args),
+    /// Begin a stopped MDT anew, at its oldest record, as a new incarnation
+    Reset(reset::Args),
 }
 
 impl Cli {
@@ -61,8 +76,7 @@ impl Cli {
 
 /// The variables that are text; a name or value that is not cannot be one of ours.
 fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// Runs the command that the process was started with.
@@ -83,7 +97,21 @@ fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Decode(args) => decode::run(args),
         Command::Schemas(args) => schemas::run(args),
         Command::Status(args) => status::run(args, || cli.config()),
+        Command::Run(args) => block_on(run::run(args, cli.config()?)),
+        Command::Check(args) => block_on(check::run(args, cli.config()?)),
+        Command::Groups(command) => block_on(groups::run(command, cli.config()?)),
+        Command::Consume(args) => block_on(consume::run(args, cli.config()?)),
+        Command::Where(args) => block_on(position::run(args, cli.config()?)),
+        Command::Reset(args) => block_on(reset::run(args, cli.config()?)),
     }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(work);
+    // A broker client's thread may be in a call that takes its time-out; nobody waits for its answer any more.
+    runtime.shutdown_background();
+    result
 }
 
 #[cfg(test)]

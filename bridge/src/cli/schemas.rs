@@ -18,21 +18,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         None => {
             let mut table = Table::new(&["VERSION", "FINGERPRINT", "FIELDS ADDED"]);
             for entry in schema_list::all() {
-                table.row(vec![
-                    entry.version.to_string(),
-                    entry.fingerprint,
-                    entry.adds.to_owned(),
-                ]);
+                table.row(vec![entry.version.to_string(), entry.fingerprint, entry.adds.to_owned()]);
             }
             print!("{table}");
         }
         Some(which) => {
-            let version = schema_list::find(which)
-                .ok_or_else(|| anyhow!("no schema has the version or fingerprint {which}; `clbridge schemas` lists them"))?;
-            println!(
-                "{}",
-                clbridge_schemas::avro::schema_json(version).trim_end()
-            );
+            let version = schema_list::find(which).ok_or_else(|| {
+                anyhow!("no schema has the version or fingerprint {which}; `clbridge schemas` lists them")
+            })?;
+            println!("{}", clbridge_schemas::avro::schema_json(version).trim_end());
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -22,27 +22,22 @@ pub(super) struct Args {
 }
 
 /// Exit status 0 even where something holds: `status` reports, `/readyz` judges.
-pub(super) fn run(
-    args: &Args,
-    config: impl FnOnce() -> anyhow::Result<Arc<Config>>,
-) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args, config: impl FnOnce() -> anyhow::Result<Arc<Config>>) -> anyhow::Result<ExitCode> {
     let base = match &args.url {
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => format!("http://{}", config()?.http.listen),
     };
     let url = format!("{base}/status");
     let agent = ureq::Agent::new_with_config(
-        ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(10)))
-            .build(),
+        ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build(),
     );
     let text = agent
         .get(&url)
         .call()
         .and_then(|mut answer| answer.body_mut().read_to_string())
         .with_context(|| format!("no answer from {url}; is `clbridge run` running there?"))?;
-    let status: BridgeStatus = serde_json::from_str(&text)
-        .with_context(|| format!("what {url} answers is not a bridge's status"))?;
+    let status: BridgeStatus =
+        serde_json::from_str(&text).with_context(|| format!("what {url} answers is not a bridge's status"))?;
     if args.json {
         print!("{}", serde_json::to_string_pretty(&status)? + "\n");
     } else {
@@ -81,17 +76,8 @@ fn render(status: &BridgeStatus) -> String {
         ">INCARN.",
         ">FULL IN",
     ]);
-    let mut groups = Table::new(&[
-        "GROUP",
-        "MDT",
-        "STATE",
-        ">FLOOR",
-        ">LAG",
-        ">LAG TIME",
-        ">OFFSETS",
-        ">MEMBERS",
-        "TOPIC",
-    ]);
+    let mut groups =
+        Table::new(&["GROUP", "MDT", "STATE", ">FLOOR", ">LAG", ">LAG TIME", ">OFFSETS", ">MEMBERS", "TOPIC"]);
     for mdt in &status.mdts {
         mdts.row(mdt_row(mdt));
         for group in &mdt.groups {
@@ -134,8 +120,7 @@ fn mdt_row(mdt: &MdtStatus) -> Vec<String> {
         format!("{:.0}", mdt.read_per_s),
         format!("{:.0}", mdt.cleared_per_s),
         mdt.incarnation.to_string(),
-        mdt.backlog_full_in_s
-            .map_or_else(|| "-".to_owned(), duration),
+        mdt.backlog_full_in_s.map_or_else(|| "-".to_owned(), duration),
     ]
 }
 
@@ -158,10 +143,7 @@ fn remarks(status: &BridgeStatus) -> String {
         let _ = match &mdt.phase {
             Phase::Running => Ok(()),
             Phase::Starting { step } => writeln!(out, "{name} is starting: {step}"),
-            Phase::Fenced { owner } => writeln!(
-                out,
-                "{name} is fenced by {owner}: waiting until that bridge is gone"
-            ),
+            Phase::Fenced { owner } => writeln!(out, "{name} is fenced by {owner}: waiting until that bridge is gone"),
             Phase::Retrying { error } => writeln!(out, "{name} starts again by itself: {error}"),
             Phase::Stopped { error, command } => {
                 writeln!(out, "{name} has stopped: {error}\n    ends with: {command}")
@@ -176,29 +158,18 @@ fn remarks(status: &BridgeStatus) -> String {
             }
         }
         if mdt.gap_records > 0 {
-            let _ = writeln!(
-                out,
-                "{name}: {} records were purged by the server before they were read",
-                mdt.gap_records
-            );
+            let _ =
+                writeln!(out, "{name}: {} records were purged by the server before they were read", mdt.gap_records);
         }
         if mdt.crashes > 0 {
-            let _ = writeln!(
-                out,
-                "{name}: {} MDT crashes with reused indexes were noticed and retracted",
-                mdt.crashes
-            );
+            let _ = writeln!(out, "{name}: {} MDT crashes with reused indexes were noticed and retracted", mdt.crashes);
         }
     }
     out
 }
 
 fn holding(out: &mut String, who: &str, held: &Holding) {
-    let _ = writeln!(
-        out,
-        "{who} ({}): {}\n    ends with: {}",
-        held.reason, held.text, held.command
-    );
+    let _ = writeln!(out, "{who} ({}): {}\n    ends with: {}", held.reason, held.text, held.command);
 }
 
 /// Two units at most, as people say it.
@@ -225,17 +196,9 @@ mod tests {
     #[test]
     fn the_table_shows_what_operators_ask_for() {
         let text = render(&examples::one_running());
-        for word in [
-            "bridge-a",
-            "fs-MDT0000",
-            "running",
-            "cl1",
-            "1500",
-            "1400",
-            "robinhood",
-            "lustre.fs-MDT0000",
-            "active",
-        ] {
+        for word in
+            ["bridge-a", "fs-MDT0000", "running", "cl1", "1500", "1400", "robinhood", "lustre.fs-MDT0000", "active"]
+        {
             assert!(text.contains(word), "{word} in\n{text}");
         }
         assert!(!text.contains("ends with"), "{text}");
@@ -262,13 +225,11 @@ mod tests {
                 && text.contains("ends with: clbridge groups accept robinhood"),
             "{text}"
         );
-        status.mdts[0].phase = Phase::Stopped {
-            error: "the changelog was reset".into(),
-            command: "clbridge reset fs-MDT0000".into(),
-        };
-        assert!(render(&status).contains(
-            "has stopped: the changelog was reset\n    ends with: clbridge reset fs-MDT0000"
-        ));
+        status.mdts[0].phase =
+            Phase::Stopped { error: "the changelog was reset".into(), command: "clbridge reset fs-MDT0000".into() };
+        assert!(
+            render(&status).contains("has stopped: the changelog was reset\n    ends with: clbridge reset fs-MDT0000")
+        );
     }
 
     #[test]

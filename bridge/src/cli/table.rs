@@ -11,12 +11,7 @@ impl Table {
     pub(super) fn new(heading: &[&str]) -> Self {
         Self {
             right: heading.iter().map(|h| h.starts_with('>')).collect(),
-            rows: vec![
-                heading
-                    .iter()
-                    .map(|h| h.trim_start_matches('>').to_owned())
-                    .collect(),
-            ],
+            rows: vec![heading.iter().map(|h| h.trim_start_matches('>').to_owned()).collect()],
         }
     }
 
@@ -32,24 +27,13 @@ impl Table {
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let width = |column: usize| {
-            self.rows
-                .iter()
-                .filter_map(|r| r.get(column))
-                .map(|c| c.chars().count())
-                .max()
-                .unwrap_or(0)
+            self.rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.right.len()).map(width).collect();
         for row in &self.rows {
             let mut line = String::new();
             for (i, cell) in row.iter().enumerate() {
-                let pad = " ".repeat(
-                    widths
-                        .get(i)
-                        .copied()
-                        .unwrap_or(0)
-                        .saturating_sub(cell.chars().count()),
-                );
+                let pad = " ".repeat(widths.get(i).copied().unwrap_or(0).saturating_sub(cell.chars().count()));
                 if self.right.get(i).copied().unwrap_or(false) {
                     line.extend([pad.as_str(), cell, "  "]);
                 } else {
@@ -71,9 +55,6 @@ mod tests {
         let mut table = Table::new(&["MDT", ">read"]);
         table.row(vec!["fs-MDT0000".to_owned(), "7".to_owned()]);
         table.row(vec!["x".to_owned(), "123456".to_owned()]);
-        assert_eq!(
-            table.to_string(),
-            "MDT           read\nfs-MDT0000       7\nx           123456\n"
-        );
+        assert_eq!(table.to_string(), "MDT           read\nfs-MDT0000       7\nx           123456\n");
     }
 }

@@ -17,9 +17,7 @@ struct Fake {
 #[async_trait]
 impl Consumer for Fake {
     async fn next(&mut self, max: usize, _: Duration) -> Result<Batch, SinkError> {
-        let Some(mut batch) = self.batches.pop_front() else {
-            std::future::pending().await
-        };
+        let Some(mut batch) = self.batches.pop_front() else { std::future::pending().await };
         batch.records.truncate(max);
         Ok(batch)
     }
@@ -57,16 +55,8 @@ fn record(index: u64, rtype: RecordType) -> Record {
         index,
         rtype,
         time: Time::from_nanos(1_795_367_193_495_754_041),
-        tfid: Fid {
-            seq: 0x2_0000_0402,
-            oid: 7,
-            ver: 0,
-        },
-        pfid: Fid {
-            seq: 0x2_0000_0007,
-            oid: 1,
-            ver: 0,
-        },
+        tfid: Fid { seq: 0x2_0000_0402, oid: 7, ver: 0 },
+        pfid: Fid { seq: 0x2_0000_0007, oid: 1, ver: 0 },
         name: b"caf\xe9".to_vec(),
         jobid: Some(b"cp.0".to_vec()),
         uid_gid: Some((500, 501)),
@@ -81,68 +71,33 @@ fn payload(record: &Record) -> (Vec<u8>, String) {
     let view = View::new(&kernel, 0).unwrap();
     text::lfs_line(&view, &mut line);
     let mdt = "fs-MDT0000".parse().unwrap();
-    Encoder::new(&mdt, SchemaVersion::V5, Framing::SingleObject).encode(
-        &view,
-        1,
-        Additions::default(),
-        &mut out,
-    );
+    Encoder::new(&mdt, SchemaVersion::V5, Framing::SingleObject).encode(&view, 1, Additions::default(), &mut out);
     (out, String::from_utf8_lossy(&line).into_owned())
 }
 
 fn fake(types: &[RecordType]) -> (Fake, Vec<String>) {
-    let (payloads, lines): (Vec<_>, Vec<_>) = (1u64..)
-        .zip(types)
-        .map(|(index, t)| payload(&record(index, *t)))
-        .unzip();
+    let (payloads, lines): (Vec<_>, Vec<_>) = (1u64..).zip(types).map(|(index, t)| payload(&record(index, *t))).unzip();
     let batch = |(offset, payload)| Batch {
         records: vec![Consumed {
             topic: "lustre.fs-MDT0000".into(),
-            at: Position {
-                partition: 0,
-                offset,
-            },
+            at: Position { partition: 0, offset },
             key: None,
             payload,
         }],
     };
-    (
-        Fake {
-            batches: (0u64..).zip(payloads).map(batch).collect(),
-            done: Vec::new(),
-        },
-        lines,
-    )
+    (Fake { batches: (0u64..).zip(payloads).map(batch).collect(), done: Vec::new() }, lines)
 }
 
-async fn run(
-    fake: &mut Fake,
-    format: Format,
-    room: usize,
-    select: Selection,
-) -> (anyhow::Result<u64>, Vec<u8>) {
-    let pipe = Pipe {
-        taken: Arc::default(),
-        room,
-    };
+async fn run(fake: &mut Fake, format: Format, room: usize, select: Selection) -> (anyhow::Result<u64>, Vec<u8>) {
+    let pipe = Pipe { taken: Arc::default(), room };
     let output = Output::new(format, Box::new(pipe.clone())).unwrap();
-    let result = consume(
-        fake,
-        output,
-        select,
-        tokio::time::sleep(Duration::from_millis(300)),
-    )
-    .await;
+    let result = consume(fake, output, select, tokio::time::sleep(Duration::from_millis(300))).await;
     let taken = pipe.taken.lock().unwrap().clone();
     (result, taken)
 }
 
 fn all() -> Selection {
-    Selection {
-        types: TypeSet::ALL,
-        mdts: Vec::new(),
-        max: None,
-    }
+    Selection { types: TypeSet::ALL, mdts: Vec::new(), max: None }
 }
 
 const TWO: [RecordType; 2] = [RecordType::CREAT, RecordType::UNLNK];
@@ -162,14 +117,8 @@ async fn the_json_form_is_one_object_a_line_with_mdt_and_incarnation() {
     let (_, out) = run(&mut consumer, Format::Json, usize::MAX, all()).await;
     let out = String::from_utf8(out).unwrap();
     let first: serde_json::Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
-    assert_eq!(
-        (&first["mdt"], &first["incarnation"], &first["index"]),
-        (&"fs-MDT0000".into(), &1.into(), &1.into())
-    );
-    assert_eq!(
-        (&first["type"], &first["name_raw"]),
-        (&"CREAT".into(), &"636166e9".into())
-    );
+    assert_eq!((&first["mdt"], &first["incarnation"], &first["index"]), (&"fs-MDT0000".into(), &1.into(), &1.into()));
+    assert_eq!((&first["type"], &first["name_raw"]), (&"CREAT".into(), &"636166e9".into()));
     assert_eq!(out.lines().count(), 2);
 }
 
@@ -199,10 +148,7 @@ async fn what_a_closed_pipe_did_not_take_is_not_acknowledged_and_that_is_no_erro
 #[tokio::test]
 async fn records_of_other_types_are_acknowledged_without_being_written_but_marks_are_written() {
     let (mut consumer, lines) = fake(&[RecordType::CREAT, RecordType::MARK, RecordType::UNLNK]);
-    let select = Selection {
-        types: TypeSet::of_names(&["UNLNK"]).unwrap(),
-        ..all()
-    };
+    let select = Selection { types: TypeSet::of_names(&["UNLNK"]).unwrap(), ..all() };
     let (result, out) = run(&mut consumer, Format::Lfs, usize::MAX, select).await;
     assert_eq!(result.unwrap(), 2);
     assert!(String::from_utf8_lossy(&out).ends_with(&lines[2]));
@@ -212,16 +158,7 @@ async fn records_of_other_types_are_acknowledged_without_being_written_but_marks
 #[tokio::test]
 async fn max_ends_it_after_that_many_and_acknowledges_no_more() {
     let (mut consumer, _) = fake(&[RecordType::CREAT; 5]);
-    let (result, _) = run(
-        &mut consumer,
-        Format::Lfs,
-        usize::MAX,
-        Selection {
-            max: Some(3),
-            ..all()
-        },
-    )
-    .await;
+    let (result, _) = run(&mut consumer, Format::Lfs, usize::MAX, Selection { max: Some(3), ..all() }).await;
     assert_eq!(result.unwrap(), 3);
     assert_eq!(consumer.done, [0, 1, 2]);
 }
@@ -232,9 +169,6 @@ async fn a_foreign_message_is_an_error_that_names_where_and_is_not_acknowledged(
     consumer.batches[0].records[0].payload = b"hello".to_vec();
     let (result, _) = run(&mut consumer, Format::Lfs, usize::MAX, all()).await;
     let error = result.unwrap_err().to_string();
-    assert!(
-        error.contains("lustre.fs-MDT0000 partition 0 position 0"),
-        "{error}"
-    );
+    assert!(error.contains("lustre.fs-MDT0000 partition 0 position 0"), "{error}");
     assert!(consumer.done.is_empty());
 }

@@ -43,18 +43,10 @@ pub(super) fn render(status: &BridgeStatus) -> String {
         mdt_row(&mut out, mdt);
     }
     out.push_str("</table>");
-    heading(
-        &mut out,
-        &["group", "MDT", "topic", "state"],
-        &["floor", "lag", "lag, s", "members"],
-    );
+    heading(&mut out, &["group", "MDT", "topic", "state"], &["floor", "lag", "lag, s", "members"]);
     for mdt in &status.mdts {
         for group in &mdt.groups {
-            let class = if group.holding.is_some() {
-                "bad"
-            } else {
-                "good"
-            };
+            let class = if group.holding.is_some() { "bad" } else { "good" };
             let _ = write!(
                 out,
                 "<tr><td>{}<td>{}<td>{}<td class={class}>{}<td class=n>{}<td class=n>{}<td class=n>{:.1}<td class=n>{}",
@@ -95,21 +87,8 @@ fn mdt_row(out: &mut String, mdt: &MdtStatus) {
         Phase::Retrying { error } => ("bad", format!("retrying: {error}")),
         Phase::Stopped { error, .. } => ("bad", format!("stopped: {error}")),
     };
-    let _ = write!(
-        out,
-        "<tr><td>{}<td class='{class}'>{}",
-        mdt.mdt,
-        escape(&text)
-    );
-    for n in [
-        mdt.read,
-        mdt.published,
-        mdt.durable,
-        mdt.acknowledged,
-        mdt.stable,
-        mdt.cleared,
-        mdt.backlog,
-    ] {
+    let _ = write!(out, "<tr><td>{}<td class='{class}'>{}", mdt.mdt, escape(&text));
+    for n in [mdt.read, mdt.published, mdt.durable, mdt.acknowledged, mdt.stable, mdt.cleared, mdt.backlog] {
         let _ = write!(out, "<td class=n>{n}");
     }
     let _ = write!(
@@ -118,11 +97,7 @@ fn mdt_row(out: &mut String, mdt: &MdtStatus) {
         mdt.read_per_s, mdt.cleared_per_s, mdt.incarnation
     );
     if let Phase::Stopped { command, .. } = &mdt.phase {
-        let _ = write!(
-            out,
-            "<tr><td><td colspan=11>ends with <code>{}</code>",
-            escape(command)
-        );
+        let _ = write!(out, "<tr><td><td colspan=11>ends with <code>{}</code>", escape(command));
     }
     for held in &mdt.holding {
         reason(out, held);
@@ -140,11 +115,7 @@ fn reason(out: &mut String, held: &Holding) {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }
 
 #[cfg(test)]

@@ -1,0 +1,79 @@
+//! `clbridge run`: the daemon, until SIGTERM or SIGINT.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::config::{Config, LogFormat};
+use crate::membership::Membership;
+use crate::run::Bridge;
+use crate::{assembly, http};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+/// How long requests that are being answered are waited for.
+const HTTP_PATIENCE: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(_: &Args, config: Arc<Config>) -> anyhow::Result<ExitCode> {
+    log(&config)?;
+    // Before anything is fenced: whoever cannot show its status must not take an MDT from one who can.
+    let listen = config.http.listen;
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("configuration key `http.listen`: {listen}"))?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let sink = super::broker::connect(&config).await?;
+    let setup = {
+        let (config, sink) = (config.clone(), sink.clone());
+        tokio::task::spawn_blocking(move || assembly::setup(&config, &sink)).await??
+    };
+    let membership = Membership::start(&config, Arc::new(sink.clone()), Arc::new(sink));
+    let bridge = Arc::new(Bridge::start(setup));
+    info!(instance = config.instance, %listen, "started");
+
+    let source: http::StatusSource = {
+        let bridge = bridge.clone();
+        Arc::new(move || bridge.status())
+    };
+    let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = axum::serve(listener, http::router(source)).with_graceful_shutdown(async {
+        // Dropped or sent, both mean stop.
+        let _ = stopped.await;
+    });
+    let mut server = tokio::spawn(server.into_future());
+
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => info!("SIGINT: stopping"),
+        ended = &mut server => warn!("the HTTP server has ended: {ended:?}; stopping"),
+    }
+    membership.stop().await;
+    drop(stop_http);
+    if !server.is_finished() && tokio::time::timeout(HTTP_PATIENCE, &mut server).await.is_err() {
+        server.abort();
+        // Aborted, so it ends; what it held of the bridge is free only then.
+        let _ = server.await;
+    }
+    let bridge = Arc::into_inner(bridge).context("a request still holds the bridge")?;
+    bridge.shutdown().await;
+    info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn log(config: &Config) -> anyhow::Result<()> {
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(&config.log.filter).context("configuration key `log.filter`")?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    }
+    .map_err(|e| anyhow::anyhow!("logging cannot be started: {e}"))
+}
