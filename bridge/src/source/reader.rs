@@ -257,7 +257,7 @@ impl<D: Device, C: Clock> Source for DeviceSource<D, C> {
             let Some(open) = &mut self.open else {
                 let due = if self.follow { now } else { self.pace.due() };
                 if due > now {
-                    self.clock.sleep(due.min(deadline) - now);
+                    self.clock.sleep(due.min(deadline).saturating_sub(now));
                     if due > deadline {
                         break;
                     }
