@@ -264,7 +264,8 @@ impl Default for HttpConfig {
 pub struct LogConfig {
     /// Text for people or JSON for machines.
     pub format: LogFormat,
-    /// What is logged, in the words of tracing-subscriber's `EnvFilter`, for instance `info,clbridge=debug`.
+    /// What is logged (by default not librdkafka's own lines: what matters of them comes back as an error of ours),
+    /// in the words of tracing-subscriber's `EnvFilter`, for instance `info,clbridge=debug`.
     pub filter: String,
 }
 
@@ -283,7 +284,7 @@ impl Default for LogConfig {
     fn default() -> Self {
         Self {
             format: LogFormat::Text,
-            filter: "info".to_owned(),
+            filter: "info,rdkafka::client=off".to_owned(),
         }
     }
 }
