@@ -11,8 +11,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use clbridge_schemas::avro::{
-    Additions, ChangelogRecord, Encoder, Entry, Framing, Retraction, Retracts, SchemaVersion,
-    schema_json,
+    Additions, ChangelogRecord, Encoder, Entry, Framing, Retraction, Retracts, SchemaVersion, schema_json,
 };
 use clbridge_schemas::ids::{MdtName, RecordId};
 use clbridge_schemas::lustre::{Time, View, records};
@@ -21,8 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
     let out = args.next().ok_or("usage: avro_samples OUT [CAPTURE]")?;
     let capture = args.next().unwrap_or_else(|| {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../tests/fixtures/lustre/p2-main-all-mask.MDT0000.ioctl-0x1e.bin")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lustre/p2-main-all-mask.MDT0000.ioctl-0x1e.bin")
     });
     let bytes = fs::read(capture)?;
     let views = records(&bytes, 0).collect::<Result<Vec<_>, _>>()?;
@@ -45,24 +43,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn payloads(views: &[View<'_>], version: SchemaVersion) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
     let mdt: MdtName = "lustre-MDT0000".parse()?;
     let encoder = Encoder::new(&mdt, version, Framing::SingleObject);
-    let entry = Entry {
-        mode: 0o100_644,
-        nlink: 1,
-        size: 4096,
-        blocks: 8,
-        ..Entry::default()
-    };
+    let entry = Entry { mode: 0o100_644, nlink: 1, size: 4096, blocks: 8, ..Entry::default() };
     let mut payloads = Vec::new();
     for (n, view) in views.iter().enumerate() {
         // Every third has what modules add.
-        let additions = if n % 3 == 0 {
-            Additions {
-                path: Some("/home/é"),
-                entry: Some(&entry),
-            }
-        } else {
-            Additions::default()
-        };
+        let additions =
+            if n % 3 == 0 { Additions { path: Some("/home/é"), entry: Some(&entry) } } else { Additions::default() };
         let mut payload = Vec::new();
         encoder.encode(view, 1, additions, &mut payload);
         payloads.push(payload);
@@ -71,11 +57,7 @@ fn payloads(views: &[View<'_>], version: SchemaVersion) -> Result<Vec<Vec<u8>>, 
     let retraction = Retraction {
         at: RecordId::new(2, NonZeroU64::MIN),
         time: Time::from_nanos(1_795_000_000_000_000_001),
-        void: Retracts {
-            incarnation: 1,
-            from: 1,
-            to: 9,
-        },
+        void: Retracts { incarnation: 1, from: 1, to: 9 },
     };
     encoder.encode_retraction(&retraction, &mut payload);
     payloads.push(payload);

@@ -45,17 +45,9 @@ fn seeds(capture: &Path, raw: &Path, avro: &Path) -> Result<(), Box<dyn Error>> 
         window.extend(walk.rest().iter().take(300));
         fs::write(raw.join(&name), window)?;
         for version in SchemaVersion::ALL {
-            let additions = Additions {
-                path: Some("/a/path"),
-                entry: Some(&Entry::default()),
-            };
+            let additions = Additions { path: Some("/a/path"), entry: Some(&Entry::default()) };
             let mut payload = Vec::new();
-            Encoder::new(&mdt, version, Framing::SingleObject).encode(
-                &view,
-                1,
-                additions,
-                &mut payload,
-            );
+            Encoder::new(&mdt, version, Framing::SingleObject).encode(&view, 1, additions, &mut payload);
             fs::write(avro.join(format!("{name}.v{version}")), payload)?;
         }
     }

@@ -38,31 +38,23 @@ impl fmt::Display for RecordId {
 
 /// A text that is not `INCARNATION:INDEX`.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "\"{0}\" is not a record id: expected INCARNATION:INDEX, for instance 0:1234, with an index above 0"
-)]
+#[error("\"{0}\" is not a record id: expected INCARNATION:INDEX, for instance 0:1234, with an index above 0")]
 pub struct RecordIdError(String);
 
 impl FromStr for RecordId {
     type Err = RecordIdError;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let parts = s.split_once(':').and_then(|(incarnation, index)| {
-            Some(Self {
-                incarnation: decimal(incarnation)?,
-                index: decimal(index)?,
-            })
-        });
+        let parts = s
+            .split_once(':')
+            .and_then(|(incarnation, index)| Some(Self { incarnation: decimal(incarnation)?, index: decimal(index)? }));
         parts.ok_or_else(|| RecordIdError(s.to_owned()))
     }
 }
 
 /// Digits only: `parse` alone would take a sign too, and an identity must have one spelling.
 fn decimal<T: FromStr>(s: &str) -> Option<T> {
-    s.bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| s.parse().ok())
-        .flatten()
+    s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse().ok()).flatten()
 }
 
 /// What two records must share to count as the same record: a hash over index, type, time and target FID.
@@ -105,9 +97,7 @@ pub struct MdtName {
 
 /// A text that is not the device name of an MDT.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "\"{text}\" is not the name of an MDT: {why}; expected FSNAME-MDTxxxx, for instance lustre-MDT0000"
-)]
+#[error("\"{text}\" is not the name of an MDT: {why}; expected FSNAME-MDTxxxx, for instance lustre-MDT0000")]
 pub struct MdtNameError {
     text: String,
     why: &'static str,
@@ -156,14 +146,10 @@ impl TryFrom<String> for MdtName {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let why = match text.rsplit_once(MDT) {
             None => "it has no -MDT",
-            Some((_, number))
-                if number.len() != 4 || !number.bytes().all(|b| b.is_ascii_hexdigit()) =>
-            {
+            Some((_, number)) if number.len() != 4 || !number.bytes().all(|b| b.is_ascii_hexdigit()) => {
                 "behind -MDT there must be 4 hexadecimal digits"
             }
-            Some((fsname, _)) if fsname.is_empty() || fsname.len() > 8 => {
-                "a file system's name has 1 to 8 characters"
-            }
+            Some((fsname, _)) if fsname.is_empty() || fsname.len() > 8 => "a file system's name has 1 to 8 characters",
             Some((fsname, _)) if !fsname.bytes().all(is_fsname_byte) => {
                 "a file system's name has only letters, digits, _ and -"
             }
@@ -234,39 +220,18 @@ mod tests {
 
     #[test]
     fn a_digest_is_xxh64_over_the_documented_bytes_for_ever() {
-        let fid = Fid {
-            seq: 0x2_0000_0402,
-            oid: 7,
-            ver: 0,
-        };
+        let fid = Fid { seq: 0x2_0000_0402, oid: 7, ver: 0 };
         let time = Time::from_nanos(1_795_367_193_495_754_041);
         // Computed by another implementation of XXH64 (python-xxhash) over struct.pack("<QIqQII", ...).
-        assert_eq!(
-            Digest::of(27, RecordType::CREAT, time, fid),
-            Digest(0x443d_c9b8_8798_0ef3)
-        );
+        assert_eq!(Digest::of(27, RecordType::CREAT, time, fid), Digest(0x443d_c9b8_8798_0ef3));
     }
 
     #[test]
     fn what_the_kernel_leaves_unspecified_in_a_mark_is_not_in_its_digest() {
         let time = Time::from_nanos(5);
-        let a = Fid {
-            seq: 0x14_0000,
-            oid: 0,
-            ver: 0,
-        };
-        let b = Fid {
-            seq: 0xdead_beef_0014_0000,
-            oid: 4,
-            ver: 9,
-        };
-        assert_eq!(
-            Digest::of(1, RecordType::MARK, time, a),
-            Digest::of(1, RecordType::MARK, time, b)
-        );
-        assert_ne!(
-            Digest::of(1, RecordType::CREAT, time, a),
-            Digest::of(1, RecordType::CREAT, time, b)
-        );
+        let a = Fid { seq: 0x14_0000, oid: 0, ver: 0 };
+        let b = Fid { seq: 0xdead_beef_0014_0000, oid: 4, ver: 9 };
+        assert_eq!(Digest::of(1, RecordType::MARK, time, a), Digest::of(1, RecordType::MARK, time, b));
+        assert_ne!(Digest::of(1, RecordType::CREAT, time, a), Digest::of(1, RecordType::CREAT, time, b));
     }
 }

@@ -89,10 +89,7 @@ mod tests {
             ("foobar", -790_332_482),
             ("a-little-bit-long-string", -985_981_536),
             ("a-little-bit-longer-string", -1_486_304_829),
-            (
-                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
-                -58_897_971,
-            ),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
             ("abc", 479_470_107),
         ] {
             assert_eq!(murmur2(key.as_bytes()).cast_signed(), hash, "{key}");
@@ -102,10 +99,7 @@ mod tests {
     #[test]
     fn a_partition_is_never_out_of_range() {
         let three = NonZeroU32::new(3).unwrap();
-        assert_eq!(
-            partition(b"21", three),
-            ((-973_932_308_i32).cast_unsigned() & 0x7fff_ffff) % 3
-        );
+        assert_eq!(partition(b"21", three), ((-973_932_308_i32).cast_unsigned() & 0x7fff_ffff) % 3);
         assert_eq!(partition(b"", NonZeroU32::MIN), 0);
     }
 }

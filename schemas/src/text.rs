@@ -124,8 +124,7 @@ pub fn json(view: &View<'_>) -> Value {
         put("sname", json!(rename.sname.map(String::from_utf8_lossy)));
         put("sname_raw", raw(rename.sname));
     }
-    let text =
-        |bytes: Option<&[u8]>| json!(bytes.filter(|b| !b.is_empty()).map(String::from_utf8_lossy));
+    let text = |bytes: Option<&[u8]>| json!(bytes.filter(|b| !b.is_empty()).map(String::from_utf8_lossy));
     put("jobid", text(view.jobid()));
     put("extra_flags", json!(view.extra_flags()));
     put("uid", json!(view.uid_gid().map(|(uid, _)| uid)));
@@ -140,9 +139,5 @@ pub fn json(view: &View<'_>) -> Value {
 /// The bytes in hexadecimal if they are not UTF-8.
 fn raw(bytes: Option<&[u8]>) -> Value {
     let odd = bytes.filter(|b| std::str::from_utf8(b).is_err());
-    json!(odd.map(|b| {
-        b.iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    }))
+    json!(odd.map(|b| { b.iter().map(|byte| format!("{byte:02x}")).collect::<String>() }))
 }

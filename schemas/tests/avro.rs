@@ -10,8 +10,8 @@ use apache_avro::schema_compatibility::SchemaCompatibility;
 use apache_avro::types::Value;
 use apache_avro::{Schema, from_avro_datum, from_value, to_avro_datum, to_value};
 use clbridge_schemas::avro::{
-    Additions, ChangelogRecord, DecodeErrorKind, Encoder, Framing, Head, Retraction, Retracts,
-    SchemaVersion, TypeSymbol, fingerprint, schema_json,
+    Additions, ChangelogRecord, DecodeErrorKind, Encoder, Framing, Head, Retraction, Retracts, SchemaVersion,
+    TypeSymbol, fingerprint, schema_json,
 };
 use clbridge_schemas::ids::{MdtName, RecordId};
 use clbridge_schemas::lustre::{Time, View};
@@ -21,11 +21,8 @@ use proptest::prelude::*;
 
 const MDT: &str = "lustre-MDT0001";
 
-static SCHEMAS: LazyLock<Vec<Schema>> = LazyLock::new(|| {
-    SchemaVersion::ALL
-        .map(|v| Schema::parse_str(schema_json(v)).unwrap())
-        .to_vec()
-});
+static SCHEMAS: LazyLock<Vec<Schema>> =
+    LazyLock::new(|| SchemaVersion::ALL.map(|v| Schema::parse_str(schema_json(v)).unwrap()).to_vec());
 
 fn schema(v: SchemaVersion) -> &'static Schema {
     &SCHEMAS[usize::from(v.number()) - 1]
@@ -144,11 +141,7 @@ fn apache_avro_calls_every_pair_of_versions_compatible_both_ways() {
 
 #[test]
 fn a_retraction_is_a_mark_that_says_what_is_void() {
-    let void = Retracts {
-        incarnation: 4,
-        from: 222_874,
-        to: 222_882,
-    };
+    let void = Retracts { incarnation: 4, from: 222_874, to: 222_882 };
     let retraction = Retraction {
         at: RecordId::new(5, NonZeroU64::new(222_874).unwrap()),
         time: Time::from_nanos(1_795_367_193_495_754_041),
@@ -169,10 +162,7 @@ fn a_retraction_is_a_mark_that_says_what_is_void() {
         assert_eq!(payload[10..], theirs(&expected, v), "version {v}");
         let head = Head::decode(&payload).unwrap();
         assert_eq!(head.retracts, (v == SchemaVersion::V5).then_some(void));
-        assert_eq!(
-            ChangelogRecord::decode(&payload).unwrap(),
-            cut(expected.clone(), v)
-        );
+        assert_eq!(ChangelogRecord::decode(&payload).unwrap(), cut(expected.clone(), v));
     }
 }
 
@@ -182,10 +172,7 @@ fn what_is_no_record_of_ours_says_why() {
     assert_eq!(kind(b""), DecodeErrorKind::Truncated);
     assert_eq!(kind(b"{\"index\":1}"), DecodeErrorKind::Framing);
     assert_eq!(kind(&[0xc3, 1, 2]), DecodeErrorKind::Truncated);
-    assert_eq!(
-        kind(&[0xc3, 1, 1, 2, 3, 4, 5, 6, 7, 8]),
-        DecodeErrorKind::Fingerprint([1, 2, 3, 4, 5, 6, 7, 8])
-    );
+    assert_eq!(kind(&[0xc3, 1, 1, 2, 3, 4, 5, 6, 7, 8]), DecodeErrorKind::Fingerprint([1, 2, 3, 4, 5, 6, 7, 8]));
     let error = Head::decode(&[0xc3, 1, 1, 2, 3, 4, 5, 6, 7, 8]).unwrap_err();
     assert_eq!(
         error.to_string(),

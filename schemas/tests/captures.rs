@@ -16,9 +16,7 @@ fn load(path: &Path) -> Vec<u8> {
     let bytes = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     if path.extension().is_some_and(|e| e == "gz") {
         let mut plain = Vec::new();
-        flate2::read::GzDecoder::new(bytes.as_slice())
-            .read_to_end(&mut plain)
-            .unwrap();
+        flate2::read::GzDecoder::new(bytes.as_slice()).read_to_end(&mut plain).unwrap();
         return plain;
     }
     bytes
@@ -124,11 +122,7 @@ fn a_crash_shows_in_the_digest_of_the_first_replayed_record() {
     let after = views(&after);
     let differs: Vec<u64> = views(&before)
         .into_iter()
-        .filter(|b| {
-            after
-                .iter()
-                .any(|a| a.index() == b.index() && a.digest() != b.digest())
-        })
+        .filter(|b| after.iter().any(|a| a.index() == b.index() && a.digest() != b.digest()))
         .map(|b| b.index())
         .collect();
     assert_eq!(differs.first(), Some(&222_874));

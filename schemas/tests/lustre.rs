@@ -6,45 +6,24 @@ mod common;
 use clbridge_schemas::ids::MdtName;
 use clbridge_schemas::key::{KeyKind, key};
 use clbridge_schemas::lustre::{
-    Fid, Generation, MAX_RECORD, Nid, OwnedRename, Record, RecordErrorKind, RecordType, Time, View,
-    clf, clfe, records, remap,
+    Fid, Generation, MAX_RECORD, Nid, OwnedRename, Record, RecordErrorKind, RecordType, Time, View, clf, clfe, records,
+    remap,
 };
 use clbridge_schemas::text;
 use common::record;
 use proptest::prelude::*;
 
-const FID: Fid = Fid {
-    seq: 0x2_0000_0401,
-    oid: 5,
-    ver: 0,
-};
-const OTHER: Fid = Fid {
-    seq: 0x2_0000_0401,
-    oid: 6,
-    ver: 0,
-};
-const PARENT: Fid = Fid {
-    seq: 0x2_0000_0007,
-    oid: 1,
-    ver: 0,
-};
+const FID: Fid = Fid { seq: 0x2_0000_0401, oid: 5, ver: 0 };
+const OTHER: Fid = Fid { seq: 0x2_0000_0401, oid: 6, ver: 0 };
+const PARENT: Fid = Fid { seq: 0x2_0000_0007, oid: 1, ver: 0 };
 
 /// A rename with everything that a record can have.
 fn full() -> Record {
-    let mut record = Record::new(
-        41,
-        RecordType::RENME,
-        Time::from_nanos(1_795_367_193_495_754_041),
-        Fid::ZERO,
-    );
+    let mut record = Record::new(41, RecordType::RENME, Time::from_nanos(1_795_367_193_495_754_041), Fid::ZERO);
     record.flags = 1;
     record.pfid = PARENT;
     record.name = vec![b'n'; 255];
-    record.rename = Some(OwnedRename {
-        sfid: FID,
-        spfid: OTHER,
-        sname: Some(vec![b'o'; 255]),
-    });
+    record.rename = Some(OwnedRename { sfid: FID, spfid: OTHER, sname: Some(vec![b'o'; 255]) });
     record.jobid = Some(b"mv.0".to_vec());
     record.extra_flags = Some(clfe::NID_BE);
     record.uid_gid = Some((1001, 100));
@@ -150,36 +129,12 @@ fn each_flaw_is_an_error_with_index_and_offset() {
         (&good, 8, &[0; 8], Kind::Index(0)),
         (&good, 8, &[0xff; 8], Kind::Index(u64::MAX)),
         (&good, 24, &[0xff; 8], Kind::Time(u64::MAX)),
-        (
-            &good,
-            0,
-            &512u16.to_le_bytes(),
-            Kind::NameTooLong {
-                length: 512,
-                max: 511,
-            },
-        ),
-        (
-            &plain,
-            0,
-            &256u16.to_le_bytes(),
-            Kind::NameTooLong {
-                length: 256,
-                max: 255,
-            },
-        ),
+        (&good, 0, &512u16.to_le_bytes(), Kind::NameTooLong { length: 512, max: 511 }),
+        (&plain, 0, &256u16.to_le_bytes(), Kind::NameTooLong { length: 256, max: 255 }),
         (&good, 64 + 32 + 32 + 8 + 16, &[13], Kind::Nid(13)),
         (&plain, plain.len() - 3, &[0], Kind::NulInName { at: 252 }),
         (&good, good.len() - 1, &[0], Kind::NulInName { at: 510 }),
-        (
-            &good,
-            good.len() - 256,
-            b"x",
-            Kind::NameTooLong {
-                length: 511,
-                max: 255,
-            },
-        ),
+        (&good, good.len() - 256, b"x", Kind::NameTooLong { length: 511, max: 255 }),
         (&good, 0, &510u16.to_le_bytes(), Kind::Trailing { extra: 1 }),
     ];
     for (record, at, damage, kind) in cases {
@@ -187,11 +142,7 @@ fn each_flaw_is_an_error_with_index_and_offset() {
         raw[at..at + damage.len()].copy_from_slice(damage);
         let error = View::new(&raw, 7000).unwrap_err();
         assert_eq!((error.offset, error.kind), (7000, kind));
-        let index = if let Kind::Index(index) = kind {
-            index
-        } else {
-            41
-        };
+        let index = if let Kind::Index(index) = kind { index } else { 41 };
         assert_eq!(error.index, Some(index));
         assert!(error.to_string().contains("at byte 7000"), "{error}");
         // The iteration says the same behind a good record, and then ends.
@@ -243,9 +194,7 @@ fn what_the_layout_cannot_hold_is_refused_and_leaves_the_buffer_alone() {
         ("time", |r| r.time = Time::from_nanos(-1)),
         ("name", |r| r.name = vec![b'n'; 256]),
         ("name", |r| r.name = b"a\0b".to_vec()),
-        ("source name", |r| {
-            r.rename.as_mut().unwrap().sname = Some(vec![b'n'; 256])
-        }),
+        ("source name", |r| r.rename.as_mut().unwrap().sname = Some(vec![b'n'; 256])),
         ("jobid", |r| r.jobid = Some(vec![b'j'; 33])),
         ("xattr", |r| r.xattr = Some(vec![b'x'; 257])),
         ("NID", |r| r.nid = Some(Nid::short(256, 0, 1))),
@@ -311,10 +260,7 @@ fn a_remap_drops_what_is_not_wanted_and_fills_what_is_with_zeroes() {
     remap(&bare, all, clfe::SIZED, &mut wide);
     let filled = View::new(&wide, 0).unwrap();
     assert_eq!(filled.jobid(), Some(&b""[..]));
-    assert_eq!(
-        (filled.uid_gid(), filled.open_mode()),
-        (Some((0, 0)), Some(0))
-    );
+    assert_eq!((filled.uid_gid(), filled.open_mode()), (Some((0, 0)), Some(0)));
     assert!(filled.nid().unwrap().is_zero() && filled.rename().unwrap().sfid.is_zero());
     // The old NID layout has no room for IPv6.
     wide.clear();
@@ -332,10 +278,7 @@ fn a_parent_is_given_only_where_the_kernel_can_be_trusted() {
         assert_eq!(view.pfid_raw(), PARENT);
         (view.parent(), view.name().map(<[u8]>::to_vec))
     };
-    assert_eq!(
-        with(RecordType::CREAT, b"f"),
-        (Some(PARENT), Some(b"f".to_vec()))
-    );
+    assert_eq!(with(RecordType::CREAT, b"f"), (Some(PARENT), Some(b"f".to_vec())));
     assert_eq!(with(RecordType::CLOSE, b""), (None, None));
     assert_eq!(with(RecordType::MARK, b"P\x01"), (None, None));
 }

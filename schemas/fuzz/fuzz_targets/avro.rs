@@ -9,10 +9,7 @@ fuzz_target!(|data: &[u8]| {
         (Ok(head), Ok((record, version))) => {
             assert_eq!(head.version, version);
             assert_eq!(head.mdt, record.mdt);
-            assert_eq!(
-                (head.index, head.incarnation),
-                (record.index, record.incarnation)
-            );
+            assert_eq!((head.index, head.incarnation), (record.index, record.incarnation));
             assert_eq!(head.digest(), record.digest());
             assert_eq!(head.retracts, record.retracts);
         }

@@ -9,8 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 
 static MDT: LazyLock<MdtName> = LazyLock::new(|| "lustre-MDT0000".parse().expect("a name"));
-static ENCODER: LazyLock<Encoder> =
-    LazyLock::new(|| Encoder::new(&MDT, SchemaVersion::V5, Framing::SingleObject));
+static ENCODER: LazyLock<Encoder> = LazyLock::new(|| Encoder::new(&MDT, SchemaVersion::V5, Framing::SingleObject));
 
 fuzz_target!(|data: &[u8]| {
     let mut walk = records(data, 1000);
@@ -37,9 +36,7 @@ fn check(view: &View<'_>) {
     let owned = Record::from_view(*view);
     let mut bytes = Vec::new();
     let nid_type_fits = view.nid().is_none_or(|nid| nid.to_be().is_some());
-    owned
-        .write(&mut bytes)
-        .expect("what was read can be written");
+    owned.write(&mut bytes).expect("what was read can be written");
     let again = View::new(&bytes, 0).expect("what was written can be read");
     assert_eq!(again, *view);
     assert_eq!(again.digest(), view.digest());
@@ -70,8 +67,5 @@ fn check(view: &View<'_>) {
     assert!(text::json(view).is_object());
     bytes.clear();
     key::key(key::KeyKind::Object, view, &MDT, &mut bytes);
-    assert_eq!(
-        view.rtype() == RecordType::MARK,
-        bytes == MDT.as_str().as_bytes()
-    );
+    assert_eq!(view.rtype() == RecordType::MARK, bytes == MDT.as_str().as_bytes());
 }

@@ -57,17 +57,11 @@ impl<'a> Body<'a> {
     pub(super) fn read(payload: &'a [u8]) -> Result<Self, DecodeError> {
         let (_, version, start) = framing_of(payload)?;
         let mut reader = Reader::new(payload.get(start..).unwrap_or_default());
-        read(&mut reader, version).map_err(|kind| DecodeError {
-            offset: start + reader.at(),
-            kind,
-        })
+        read(&mut reader, version).map_err(|kind| DecodeError { offset: start + reader.at(), kind })
     }
 }
 
-fn read<'a>(
-    r: &mut Reader<'a>,
-    version: Option<SchemaVersion>,
-) -> Result<Body<'a>, DecodeErrorKind> {
+fn read<'a>(r: &mut Reader<'a>, version: Option<SchemaVersion>) -> Result<Body<'a>, DecodeErrorKind> {
     let mut body = first(r)?;
     for next in SchemaVersion::ALL.into_iter().skip(1) {
         let ends = version.map_or_else(|| r.is_empty(), |version| version < next);
@@ -87,11 +81,7 @@ fn read<'a>(
             }
         }
     }
-    if r.is_empty() {
-        Ok(body)
-    } else {
-        Err(DecodeErrorKind::Trailing)
-    }
+    if r.is_empty() { Ok(body) } else { Err(DecodeErrorKind::Trailing) }
 }
 
 fn first<'a>(r: &mut Reader<'a>) -> Result<Body<'a>, DecodeErrorKind> {
@@ -126,11 +116,7 @@ fn bits(r: &mut Reader<'_>) -> Result<u64, DecodeErrorKind> {
 }
 
 fn fid(r: &mut Reader<'_>) -> Result<Fid, DecodeErrorKind> {
-    Ok(Fid {
-        seq: bits(r)?,
-        oid: r.number()?,
-        ver: r.number()?,
-    })
+    Ok(Fid { seq: bits(r)?, oid: r.number()?, ver: r.number()? })
 }
 
 fn source<'a>(r: &mut Reader<'a>) -> Result<Source<'a>, DecodeErrorKind> {
@@ -168,9 +154,5 @@ fn entry(r: &mut Reader<'_>) -> Result<Entry, DecodeErrorKind> {
 }
 
 fn retracts(r: &mut Reader<'_>) -> Result<Retracts, DecodeErrorKind> {
-    Ok(Retracts {
-        incarnation: r.int_bits()?,
-        from: bits(r)?,
-        to: bits(r)?,
-    })
+    Ok(Retracts { incarnation: r.int_bits()?, from: bits(r)?, to: bits(r)? })
 }

@@ -49,26 +49,15 @@ pub enum DecodeErrorKind {
 pub fn framing_of(payload: &[u8]) -> Result<(Framing, Option<SchemaVersion>, usize), DecodeError> {
     let error = |offset, kind| DecodeError { offset, kind };
     if let Some(rest) = payload.strip_prefix(&SINGLE_OBJECT) {
-        let fingerprint = *rest
-            .first_chunk::<8>()
-            .ok_or_else(|| error(SINGLE_OBJECT.len(), DecodeErrorKind::Truncated))?;
-        let version = by_fingerprint(fingerprint).ok_or_else(|| {
-            error(
-                SINGLE_OBJECT.len(),
-                DecodeErrorKind::Fingerprint(fingerprint),
-            )
-        })?;
-        return Ok((
-            Framing::SingleObject,
-            Some(version),
-            SINGLE_OBJECT.len() + 8,
-        ));
+        let fingerprint =
+            *rest.first_chunk::<8>().ok_or_else(|| error(SINGLE_OBJECT.len(), DecodeErrorKind::Truncated))?;
+        let version = by_fingerprint(fingerprint)
+            .ok_or_else(|| error(SINGLE_OBJECT.len(), DecodeErrorKind::Fingerprint(fingerprint)))?;
+        return Ok((Framing::SingleObject, Some(version), SINGLE_OBJECT.len() + 8));
     }
     match payload.split_first() {
         Some((&CONFLUENT, rest)) => {
-            let id = rest
-                .first_chunk::<4>()
-                .ok_or_else(|| error(1, DecodeErrorKind::Truncated))?;
+            let id = rest.first_chunk::<4>().ok_or_else(|| error(1, DecodeErrorKind::Truncated))?;
             let id = u32::from_be_bytes(*id);
             Ok((Framing::Confluent { id }, None, 5))
         }

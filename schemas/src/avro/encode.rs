@@ -1,6 +1,6 @@
 //! The encoder of the hot path: from a view straight into the message's buffer.
 
-use super::wire::{NULL, SOME, put_bytes, put_long};
+use super::wire::{LONG, NULL, SOME, Writer};
 use super::{Entry, Framing, Retracts, SchemaVersion, TypeSymbol};
 use crate::ids::{MdtName, RecordId};
 use crate::lustre::{Fid, Nid, RecordType, Time, View};
@@ -9,8 +9,9 @@ use crate::lustre::{Fid, Nid, RecordType, Time, View};
 #[derive(Clone, Debug)]
 pub struct Encoder {
     version: SchemaVersion,
-    /// Framing and the MDT's name: the same bytes before every record.
-    prefix: Vec<u8>,
+    /// Framing and the MDT's name: the same bytes before every record, at most 10, a length and 16.
+    prefix: [u8; PREFIX],
+    prefix_len: usize,
 }
 
 /// What modules know beyond the record; written from version 5 on.
@@ -33,17 +34,24 @@ pub struct Retraction {
     pub void: Retracts,
 }
 
-/// What nearly every record fits in, so that the buffer grows once, not field by field.
-const USUAL: usize = 512;
+/// Room for what stands before every record.
+const PREFIX: usize = 32;
+
+/// The most bytes that all numbers, lengths and branches of one record take: fewer than 48 of them, and a NID's text.
+const NUMBERS: usize = 48 * LONG + Nid::MAX_TEXT;
 
 impl Encoder {
     /// An encoder for `mdt`'s records.
     #[must_use]
     pub fn new(mdt: &MdtName, version: SchemaVersion, framing: Framing) -> Self {
-        let mut prefix = Vec::new();
-        framing.write(version, &mut prefix);
-        put_bytes(mdt.as_str().as_bytes(), &mut prefix);
-        Self { version, prefix }
+        let mut frame = Vec::new();
+        framing.write(version, &mut frame);
+        let mut prefix = [0; PREFIX];
+        let mut w = Writer::new(&mut prefix);
+        w.raw(&frame);
+        w.bytes(mdt.as_str().as_bytes());
+        let prefix_len = w.at();
+        Self { version, prefix, prefix_len }
     }
 
     /// The version that is written.
@@ -53,61 +61,63 @@ impl Encoder {
     }
 
     /// Appends the framed record; nothing is allocated but what `out` itself needs to grow.
-    pub fn encode(
-        &self,
-        view: &View<'_>,
-        incarnation: u32,
-        additions: Additions<'_>,
-        out: &mut Vec<u8>,
-    ) {
-        out.reserve(USUAL);
-        out.extend_from_slice(&self.prefix);
-        put_identity(view, incarnation, out);
-        nullable(view.parent(), out, put_fid);
-        put_name(view.name(), out);
+    pub fn encode(&self, view: &View<'_>, incarnation: u32, additions: Additions<'_>, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.resize(start + PREFIX + room_for(view, additions), 0);
+        let mut w = Writer::new(&mut out[start..]);
+        w.padded(&self.prefix, self.prefix_len);
+        self.put(view, incarnation, additions, &mut w);
+        let length = w.at();
+        out.truncate(start + length);
+    }
+
+    #[inline]
+    fn put(&self, view: &View<'_>, incarnation: u32, additions: Additions<'_>, w: &mut Writer<'_>) {
+        put_identity(view, incarnation, w);
+        w.nullable(view.parent(), put_fid);
+        put_name(view.name(), w);
         if self.version >= SchemaVersion::V2 {
             // A remap that had nothing to fill in leaves zeroes: no rename.
             let rename = view.rename().filter(|r| !r.sfid.is_zero());
-            nullable(rename, out, |r, out| {
-                put_fid(r.sfid, out);
-                put_fid(r.spfid, out);
-                put_name(r.sname, out);
+            w.nullable(rename, |w, r| {
+                put_fid(w, r.sfid);
+                put_fid(w, r.spfid);
+                put_name(r.sname, w);
             });
         }
         if self.version >= SchemaVersion::V3 {
-            nullable(view.jobid().filter(|j| !j.is_empty()), out, put_lossy);
+            w.nullable(view.jobid().filter(|j| !j.is_empty()), put_lossy);
         }
         if self.version >= SchemaVersion::V4 {
-            let bits = |value: u64, out: &mut Vec<u8>| put_long(value.cast_signed(), out);
-            nullable(view.extra_flags(), out, bits);
-            nullable(view.uid_gid().map(|(uid, _)| uid), out, bits);
-            nullable(view.uid_gid().map(|(_, gid)| gid), out, bits);
-            nullable(view.nid().filter(|n| !n.is_zero()), out, put_nid);
-            nullable(view.open_mode(), out, |mode, out| {
-                put_long(i64::from(mode), out);
-            });
-            nullable(view.xattr().filter(|x| !x.is_empty()), out, put_lossy);
+            let bits = |w: &mut Writer<'_>, value: u64| w.long(value.cast_signed());
+            w.nullable(view.extra_flags(), bits);
+            w.nullable(view.uid_gid().map(|(uid, _)| uid), bits);
+            w.nullable(view.uid_gid().map(|(_, gid)| gid), bits);
+            w.nullable(view.nid().filter(|n| !n.is_zero()), put_nid);
+            w.nullable(view.open_mode(), |w, mode| w.long(i64::from(mode)));
+            w.nullable(view.xattr().filter(|x| !x.is_empty()), put_lossy);
         }
         if self.version >= SchemaVersion::V5 {
-            nullable(additions.path, out, |path, out| {
-                put_bytes(path.as_bytes(), out);
-            });
-            nullable(additions.entry, out, put_entry);
-            out.push(NULL);
+            w.nullable(additions.path, |w, path| w.bytes(path.as_bytes()));
+            w.nullable(additions.entry, put_entry);
+            w.byte(NULL);
         }
     }
 
     /// Appends a framed retraction: a MARK whose `retracts` says what is void. Below version 5 it is the MARK alone,
     /// and what is void has to go beside it.
     pub fn encode_retraction(&self, retraction: &Retraction, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.prefix);
-        put_long(retraction.at.index.get().cast_signed(), out);
-        put_int_bits(retraction.at.incarnation, out);
-        put_long(i64::from(TypeSymbol::Mark.number()), out);
-        put_long(i64::from(RecordType::MARK.0), out);
-        put_long(retraction.time.nanos(), out);
-        put_long(0, out);
-        put_fid(Fid::ZERO, out);
+        let start = out.len();
+        out.resize(start + PREFIX + NUMBERS, 0);
+        let mut w = Writer::new(&mut out[start..]);
+        w.padded(&self.prefix, self.prefix_len);
+        w.long(retraction.at.index.get().cast_signed());
+        put_int_bits(&mut w, retraction.at.incarnation);
+        w.long(i64::from(TypeSymbol::Mark.number()));
+        w.long(i64::from(RecordType::MARK.0));
+        w.long(retraction.time.nanos());
+        w.long(0);
+        put_fid(&mut w, Fid::ZERO);
         // All that is nullable but `retracts`, version by version.
         let nulls = match self.version {
             SchemaVersion::V1 => 3,
@@ -116,110 +126,109 @@ impl Encoder {
             SchemaVersion::V4 => 11,
             SchemaVersion::V5 => 13,
         };
-        out.resize(out.len() + nulls, NULL);
+        w.raw(&[NULL; 13][..nulls]);
         if self.version >= SchemaVersion::V5 {
-            out.push(SOME);
-            put_int_bits(retraction.void.incarnation, out);
-            put_long(retraction.void.from.cast_signed(), out);
-            put_long(retraction.void.to.cast_signed(), out);
+            w.byte(SOME);
+            put_int_bits(&mut w, retraction.void.incarnation);
+            w.long(retraction.void.from.cast_signed());
+            w.long(retraction.void.to.cast_signed());
         }
+        let length = w.at();
+        out.truncate(start + length);
     }
+}
+
+/// Room that the record's body surely fits in. Text that is not UTF-8 grows to three times its length by replacement
+/// characters, and a name's bytes follow it.
+#[inline]
+fn room_for(view: &View<'_>, additions: Additions<'_>) -> usize {
+    let text = view.names_raw().len() + view.jobid().map_or(0, <[u8]>::len) + view.xattr().map_or(0, <[u8]>::len);
+    NUMBERS + 4 * text + additions.path.map_or(0, str::len)
 }
 
 /// The fields that every record has.
-fn put_identity(view: &View<'_>, incarnation: u32, out: &mut Vec<u8>) {
+#[inline]
+fn put_identity(view: &View<'_>, incarnation: u32, w: &mut Writer<'_>) {
     let rtype = view.rtype();
-    put_long(view.index().cast_signed(), out);
-    put_int_bits(incarnation, out);
-    put_long(i64::from(TypeSymbol::from(rtype).number()), out);
-    put_int_bits(rtype.0, out);
-    put_long(view.time().nanos(), out);
-    put_long(i64::from(view.flags()), out);
-    put_fid(view.tfid(), out);
+    w.long(view.index().cast_signed());
+    put_int_bits(w, incarnation);
+    w.long(i64::from(TypeSymbol::from(rtype).number()));
+    put_int_bits(w, rtype.0);
+    w.long(view.time().nanos());
+    w.long(i64::from(view.flags()));
+    put_fid(w, view.tfid());
 }
 
 #[inline]
-fn nullable<T>(value: Option<T>, out: &mut Vec<u8>, put: impl FnOnce(T, &mut Vec<u8>)) {
-    match value {
-        None => out.push(NULL),
-        Some(value) => {
-            out.push(SOME);
-            put(value, out);
-        }
-    }
+fn put_int_bits(w: &mut Writer<'_>, value: u32) {
+    w.long(i64::from(value.cast_signed()));
 }
 
-fn put_int_bits(value: u32, out: &mut Vec<u8>) {
-    put_long(i64::from(value.cast_signed()), out);
-}
-
-fn put_fid(fid: Fid, out: &mut Vec<u8>) {
-    put_long(fid.seq.cast_signed(), out);
-    put_long(i64::from(fid.oid), out);
-    put_long(i64::from(fid.ver), out);
+#[inline]
+fn put_fid(w: &mut Writer<'_>, fid: Fid) {
+    w.long(fid.seq.cast_signed());
+    w.long(i64::from(fid.oid));
+    w.long(i64::from(fid.ver));
 }
 
 /// A name as text, and as bytes too if it is not UTF-8.
-fn put_name(name: Option<&[u8]>, out: &mut Vec<u8>) {
+#[inline]
+fn put_name(name: Option<&[u8]>, w: &mut Writer<'_>) {
     let Some(name) = name else {
-        out.extend_from_slice(&[NULL, NULL]);
+        w.raw(&[NULL, NULL]);
         return;
     };
-    out.push(SOME);
-    if let Ok(text) = std::str::from_utf8(name) {
-        put_bytes(text.as_bytes(), out);
-        out.push(NULL);
+    w.byte(SOME);
+    if std::str::from_utf8(name).is_ok() {
+        w.bytes(name);
+        w.byte(NULL);
     } else {
-        put_replaced(name, out);
-        out.push(SOME);
-        put_bytes(name, out);
+        put_replaced(w, name);
+        w.byte(SOME);
+        w.bytes(name);
     }
 }
 
 /// Text that has no place for its bytes: what is not UTF-8 is replaced.
-fn put_lossy(text: &[u8], out: &mut Vec<u8>) {
+#[inline]
+fn put_lossy(w: &mut Writer<'_>, text: &[u8]) {
     match std::str::from_utf8(text) {
-        Ok(text) => put_bytes(text.as_bytes(), out),
-        Err(_) => put_replaced(text, out),
+        Ok(text) => w.bytes(text.as_bytes()),
+        Err(_) => put_replaced(w, text),
     }
 }
 
 /// As `String::from_utf8_lossy`, without its allocation.
-fn put_replaced(text: &[u8], out: &mut Vec<u8>) {
+fn put_replaced(w: &mut Writer<'_>, text: &[u8]) {
     const REPLACEMENT: &str = "\u{fffd}";
     let parts = || {
         text.utf8_chunks().flat_map(|chunk| {
-            let invalid = if chunk.invalid().is_empty() {
-                ""
-            } else {
-                REPLACEMENT
-            };
+            let invalid = if chunk.invalid().is_empty() { "" } else { REPLACEMENT };
             [chunk.valid(), invalid]
         })
     };
     let length: usize = parts().map(str::len).sum();
-    put_long(length as i64, out);
+    w.long(length as i64);
     for part in parts() {
-        out.extend_from_slice(part.as_bytes());
+        w.raw(part.as_bytes());
     }
 }
 
-/// The NID's text, written behind a length that is set when it is known.
-fn put_nid(nid: Nid, out: &mut Vec<u8>) {
-    let at = out.len();
-    out.push(0);
-    nid.write_text(out);
-    let length = out.len() - at - 1;
-    // A NID's text has at most 56 bytes, so its zigzag length is one byte.
-    out[at] = (length * 2) as u8;
+#[inline]
+fn put_nid(w: &mut Writer<'_>, nid: Nid) {
+    let mut text = [0; Nid::MAX_TEXT];
+    let length = nid.text_in(&mut text);
+    w.long(length as i64);
+    w.padded(&text, length);
 }
 
-fn put_entry(entry: &Entry, out: &mut Vec<u8>) {
-    put_int_bits(entry.mode, out);
+#[inline]
+fn put_entry(w: &mut Writer<'_>, entry: &Entry) {
+    put_int_bits(w, entry.mode);
     for number in [entry.nlink, entry.uid, entry.gid, entry.size, entry.blocks] {
-        put_long(number.cast_signed(), out);
+        w.long(number.cast_signed());
     }
     for time in [entry.atime, entry.mtime, entry.ctime] {
-        put_long(time.nanos(), out);
+        w.long(time.nanos());
     }
 }

@@ -15,6 +15,4 @@ pub use decode::{DecodeError, DecodeErrorKind, framing_of};
 pub use encode::{Additions, Encoder, Retraction};
 pub use head::Head;
 pub use record::{ChangelogRecord, Entry, RenameSource, Retracts, TypeSymbol};
-pub use schema::{
-    Framing, SchemaVersion, UnknownVersion, by_fingerprint, fingerprint, schema_json,
-};
+pub use schema::{Framing, SchemaVersion, UnknownVersion, by_fingerprint, fingerprint, schema_json};

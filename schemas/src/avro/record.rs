@@ -202,12 +202,14 @@ impl TypeSymbol {
 
     /// The number of the symbol in the schema; for a known type its own number.
     #[must_use]
+    #[inline]
     pub const fn number(self) -> u8 {
         self as u8
     }
 }
 
 impl From<RecordType> for TypeSymbol {
+    #[inline]
     fn from(rtype: RecordType) -> Self {
         let known = Self::ALL.get(rtype.0 as usize);
         known.copied().unwrap_or(Self::Unknown)
@@ -276,16 +278,11 @@ macro_rules! bits {
         mod $module {
             use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-            pub(super) fn serialize<S: Serializer>(
-                value: &$unsigned,
-                s: S,
-            ) -> Result<S::Ok, S::Error> {
+            pub(super) fn serialize<S: Serializer>(value: &$unsigned, s: S) -> Result<S::Ok, S::Error> {
                 value.cast_signed().serialize(s)
             }
 
-            pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-                d: D,
-            ) -> Result<$unsigned, D::Error> {
+            pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<$unsigned, D::Error> {
                 <$signed>::deserialize(d).map(<$signed>::cast_unsigned)
             }
         }
@@ -311,17 +308,11 @@ mod nullable_bits64 {
 mod nullable_bytes {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(
-        value: &Option<Vec<u8>>,
-        s: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(value: &Option<Vec<u8>>, s: S) -> Result<S::Ok, S::Error> {
         value.as_deref().map(serde_bytes::Bytes::new).serialize(s)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<Vec<u8>>, D::Error> {
-        Option::<serde_bytes::ByteBuf>::deserialize(d)
-            .map(|bytes| bytes.map(serde_bytes::ByteBuf::into_vec))
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<u8>>, D::Error> {
+        Option::<serde_bytes::ByteBuf>::deserialize(d).map(|bytes| bytes.map(serde_bytes::ByteBuf::into_vec))
     }
 }

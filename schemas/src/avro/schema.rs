@@ -6,9 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// A version of the record's schema.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub enum SchemaVersion {
     /// What every Lustre has.
@@ -50,10 +48,7 @@ impl TryFrom<u8> for SchemaVersion {
     type Error = UnknownVersion;
 
     fn try_from(number: u8) -> Result<Self, Self::Error> {
-        Self::ALL
-            .into_iter()
-            .find(|v| v.number() == number)
-            .ok_or_else(|| UnknownVersion(number.to_string()))
+        Self::ALL.into_iter().find(|v| v.number() == number).ok_or_else(|| UnknownVersion(number.to_string()))
     }
 }
 
@@ -67,10 +62,7 @@ impl FromStr for SchemaVersion {
     type Err = UnknownVersion;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|v| s == v.to_string())
-            .ok_or_else(|| UnknownVersion(s.to_owned()))
+        Self::ALL.into_iter().find(|v| s == v.to_string()).ok_or_else(|| UnknownVersion(s.to_owned()))
     }
 }
 
@@ -88,13 +80,8 @@ pub const fn schema_json(version: SchemaVersion) -> &'static str {
 
 /// CRC-64-AVRO of each version's Parsing Canonical Form. Written down, not computed, so that an edit of a released
 /// schema fails a test.
-const FINGERPRINTS: [u64; 5] = [
-    0x13b9_9701_d0aa_dca8,
-    0xd35b_2c0a_a0ad_95e9,
-    0x8742_b5b6_c919_c7cf,
-    0x4c1e_a859_4f0f_6b84,
-    0x0fd5_46d0_74e0_2756,
-];
+const FINGERPRINTS: [u64; 5] =
+    [0x13b9_9701_d0aa_dca8, 0xd35b_2c0a_a0ad_95e9, 0x8742_b5b6_c919_c7cf, 0x4c1e_a859_4f0f_6b84, 0x0fd5_46d0_74e0_2756];
 
 /// The fingerprint as single-object framing has it: CRC-64-AVRO of the Parsing Canonical Form, little-endian.
 #[must_use]
@@ -105,9 +92,7 @@ pub const fn fingerprint(version: SchemaVersion) -> [u8; 8] {
 /// The version with this fingerprint.
 #[must_use]
 pub fn by_fingerprint(wanted: [u8; 8]) -> Option<SchemaVersion> {
-    SchemaVersion::ALL
-        .into_iter()
-        .find(|v| fingerprint(*v) == wanted)
+    SchemaVersion::ALL.into_iter().find(|v| fingerprint(*v) == wanted)
 }
 
 /// How a message says which schema it was written with.
@@ -157,17 +142,10 @@ mod tests {
         for v in SchemaVersion::ALL {
             // Given the schema without logical types, which apache-avro leaves as objects in the canonical form
             // where the specification wants the simple form (fastavro and Java have it)
-            let plain = schema_json(v).replace(
-                r#"{"type": "long", "logicalType": "timestamp-nanos"}"#,
-                r#""long""#,
-            );
+            let plain = schema_json(v).replace(r#"{"type": "long", "logicalType": "timestamp-nanos"}"#, r#""long""#);
             let schema = Schema::parse_str(&plain).unwrap();
             // then its fingerprint is what is written down.
-            assert_eq!(
-                schema.fingerprint::<Rabin>().bytes,
-                fingerprint(v),
-                "version {v}"
-            );
+            assert_eq!(schema.fingerprint::<Rabin>().bytes, fingerprint(v), "version {v}");
             assert_eq!(by_fingerprint(fingerprint(v)), Some(v));
         }
         assert_eq!(by_fingerprint([0; 8]), None);

@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A Lustre file identifier (`struct lu_fid`).
 ///
 /// serde has `seq` as the signed integer with the same bits, as Avro does.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Fid {
     /// Sequence.
     #[serde(with = "seq_bits")]
@@ -35,20 +33,18 @@ mod seq_bits {
 
 impl Fid {
     /// The FID of nothing, `[0:0x0:0x0]`.
-    pub const ZERO: Self = Self {
-        seq: 0,
-        oid: 0,
-        ver: 0,
-    };
+    pub const ZERO: Self = Self { seq: 0, oid: 0, ver: 0 };
 
     /// True if all of it is zero: no object.
     #[must_use]
+    #[inline]
     pub const fn is_zero(&self) -> bool {
         self.seq == 0 && self.oid == 0 && self.ver == 0
     }
 
     /// The 16 little-endian bytes of the record layout.
     #[must_use]
+    #[inline]
     pub fn to_le_bytes(self) -> [u8; 16] {
         let mut bytes = [0; 16];
         bytes[0..8].copy_from_slice(&self.seq.to_le_bytes());
@@ -59,14 +55,11 @@ impl Fid {
 
     /// From the 16 little-endian bytes of the record layout.
     #[must_use]
+    #[inline]
     pub fn from_le_bytes(bytes: [u8; 16]) -> Self {
         // One wide load and shifts: no sub-slices, hence nothing that could fail.
         let all = u128::from_le_bytes(bytes);
-        Self {
-            seq: all as u64,
-            oid: (all >> 64) as u32,
-            ver: (all >> 96) as u32,
-        }
+        Self { seq: all as u64, oid: (all >> 64) as u32, ver: (all >> 96) as u32 }
     }
 
     /// Appends the text form, brackets included, as the tools print it (`%#llx`: a zero has no `0x`).
@@ -100,11 +93,7 @@ struct Seq(u64);
 
 impl fmt::LowerHex for Seq {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0 {
-            f.write_str("0")
-        } else {
-            fmt::LowerHex::fmt(&self.0, f)
-        }
+        if self.0 == 0 { f.write_str("0") } else { fmt::LowerHex::fmt(&self.0, f) }
     }
 }
 
@@ -118,10 +107,7 @@ impl FromStr for Fid {
 
     /// Reads the text form; the brackets and the `0x` may be missing.
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let inner = s
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-            .unwrap_or(s);
+        let inner = s.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(s);
         let mut parts = inner.split(':').map(hex);
         let fid = match (parts.next(), parts.next(), parts.next(), parts.next()) {
             (Some(Some(seq)), Some(Some(oid)), Some(Some(ver)), None) => {
@@ -153,22 +139,8 @@ mod tests {
     fn a_fid_prints_as_the_tools_do_in_both_ways_and_reads_back() {
         for (fid, text) in [
             (Fid::ZERO, "[0:0x0:0x0]"),
-            (
-                Fid {
-                    seq: 0x2_0000_0401,
-                    oid: 5,
-                    ver: 0,
-                },
-                "[0x200000401:0x5:0x0]",
-            ),
-            (
-                Fid {
-                    seq: u64::MAX,
-                    oid: u32::MAX,
-                    ver: 16,
-                },
-                "[0xffffffffffffffff:0xffffffff:0x10]",
-            ),
+            (Fid { seq: 0x2_0000_0401, oid: 5, ver: 0 }, "[0x200000401:0x5:0x0]"),
+            (Fid { seq: u64::MAX, oid: u32::MAX, ver: 16 }, "[0xffffffffffffffff:0xffffffff:0x10]"),
         ] {
             let mut out = Vec::new();
             fid.write_text(&mut out);
@@ -183,17 +155,7 @@ mod tests {
 
     #[test]
     fn what_is_not_a_fid_is_refused() {
-        for bad in [
-            "",
-            "[]",
-            "1:2",
-            "1:2:3:4",
-            "[1:2:3",
-            "1:2:3]",
-            "x:1:2",
-            "+1:2:3",
-            "1:100000000:0",
-        ] {
+        for bad in ["", "[]", "1:2", "1:2:3:4", "[1:2:3", "1:2:3]", "x:1:2", "+1:2:3", "1:100000000:0"] {
             assert!(bad.parse::<Fid>().is_err(), "{bad}");
         }
     }

@@ -52,11 +52,7 @@ impl Record {
             flags: 0,
             ..self.clone()
         };
-        let target = Self {
-            index: self.index.saturating_add(1),
-            rtype: RecordType::RNMTO,
-            ..self
-        };
+        let target = Self { index: self.index.saturating_add(1), rtype: RecordType::RNMTO, ..self };
         (source, Some(target))
     }
 }
@@ -65,13 +61,6 @@ impl Record {
     /// Everything but identity at its default, for building records by hand.
     #[must_use]
     pub fn new(index: u64, rtype: RecordType, time: super::Time, tfid: Fid) -> Self {
-        Self {
-            index,
-            rtype,
-            time,
-            version: true,
-            tfid,
-            ..Self::default()
-        }
+        Self { index, rtype, time, version: true, tfid, ..Self::default() }
     }
 }

@@ -22,8 +22,7 @@ pub(crate) const NAME: usize = 255;
 pub(crate) const RENAME_NAMES: usize = NAME + 1 + NAME;
 
 /// The longest possible record, in bytes: all extensions and two names of 255 bytes.
-pub const MAX_RECORD: usize =
-    HEAD + RENAME + JOBID + EXTRA_FLAGS + UIDGID + NID + OPEN + XATTR + RENAME_NAMES;
+pub const MAX_RECORD: usize = HEAD + RENAME + JOBID + EXTRA_FLAGS + UIDGID + NID + OPEN + XATTR + RENAME_NAMES;
 
 /// Bits of `cr_flags`.
 pub mod clf {

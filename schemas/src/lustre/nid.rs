@@ -1,6 +1,7 @@
 //! Network identifiers of clients, in both byte layouts and as text.
 
 use std::fmt;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -37,78 +38,61 @@ pub struct Nid {
 
 impl Nid {
     /// The NID of a node's own loopback, `0@lo`.
-    pub const LO: Self = Self {
-        net_type: 9,
-        net_number: 0,
-        size: 0,
-        addr: [0; 16],
-    };
+    pub const LO: Self = Self { net_type: 9, net_number: 0, size: 0, addr: [0; 16] };
 
     /// An IP address on network `number` of `net_type` (2 tcp, 5 o2ib, ...).
     #[must_use]
     pub fn ip(net_type: u16, number: u16, addr: IpAddr) -> Self {
         match addr {
             IpAddr::V4(v4) => Self::short(net_type, number, v4.to_bits()),
-            IpAddr::V6(v6) => Self {
-                net_type,
-                net_number: number,
-                size: 12,
-                addr: v6.octets(),
-            },
+            IpAddr::V6(v6) => Self { net_type, net_number: number, size: 12, addr: v6.octets() },
         }
     }
 
     /// A 4-byte address given as a number, as gni, ptlf and kfi have it.
     #[must_use]
+    #[inline]
     pub fn short(net_type: u16, number: u16, addr: u32) -> Self {
         let mut bytes = [0; 16];
         bytes[..4].copy_from_slice(&addr.to_be_bytes());
-        Self {
-            net_type,
-            net_number: number,
-            size: 0,
-            addr: bytes,
-        }
+        Self { net_type, net_number: number, size: 0, addr: bytes }
     }
 
     /// True for the NID of records that a server made by itself, all zero (the tools print `0@<0:0>`).
     #[must_use]
+    #[inline]
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
     }
 
     /// True if only the big-endian layout can hold it.
     #[must_use]
+    #[inline]
     pub fn is_large(&self) -> bool {
         self.size > 0
     }
 
     /// From the old layout, a little-endian `net << 32 | address` and bytes that mean nothing.
     #[must_use]
+    #[inline]
     pub fn from_le(raw: &[u8; layout::NID]) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = *raw;
-        Self::short(
-            u16::from_le_bytes([g, h]),
-            u16::from_le_bytes([e, f]),
-            u32::from_le_bytes([a, b, c, d]),
-        )
+        Self::short(u16::from_le_bytes([g, h]), u16::from_le_bytes([e, f]), u32::from_le_bytes([a, b, c, d]))
     }
 
     /// From the big-endian layout; the error is a size that no address has.
+    #[inline]
     pub fn from_be(raw: &[u8; layout::NID]) -> Result<Self, u8> {
         let [size, net_type, high, low, ..] = *raw;
         if size > 12 {
             return Err(size);
         }
         let mut addr = [0; 16];
-        let used = 4 + usize::from(size);
-        addr[..used].copy_from_slice(&raw[4..4 + used]);
-        Ok(Self {
-            net_type: u16::from(net_type),
-            net_number: u16::from_be_bytes([high, low]),
-            size,
-            addr,
-        })
+        addr.copy_from_slice(&raw[4..20]);
+        // Only the first `4 + size` bytes are address.
+        let unused = 8 * (12 - u32::from(size));
+        let addr = (u128::from_be_bytes(addr) >> unused << unused).to_be_bytes();
+        Ok(Self { net_type: u16::from(net_type), net_number: u16::from_be_bytes([high, low]), size, addr })
     }
 
     /// The old layout; all zero for a large NID, as the kernel has it.
@@ -143,49 +127,69 @@ impl Nid {
         (u128::from_be_bytes(self.addr) >> (96 - 32 * n)) as u32
     }
 
-    /// Appends the text form, at most 56 bytes; by hand for IPv4, which nearly every record has.
+    /// The most bytes that the text form takes: an IPv6 address, `@` and a network.
+    pub const MAX_TEXT: usize = 64;
+
+    /// Appends the text form.
     pub fn write_text(&self, out: &mut Vec<u8>) {
-        match (self.network(), self.size) {
-            (Some((name, Form::Ip)), 0) => {
-                let [a, b, c, d, ..] = self.addr;
-                for (octet, end) in [(a, b'.'), (b, b'.'), (c, b'.'), (d, b'@')] {
-                    push_decimal(out, u16::from(octet));
-                    out.push(end);
-                }
-                out.extend_from_slice(name.as_bytes());
-                if self.net_number != 0 {
-                    push_decimal(out, self.net_number);
-                }
+        let mut room = [0; Self::MAX_TEXT];
+        let length = self.text_in(&mut room);
+        out.extend_from_slice(&room[..length]);
+    }
+
+    /// Puts the text form into `room` and says how long it is; by hand for IPv4, which nearly every record has.
+    #[inline]
+    pub(crate) fn text_in(&self, room: &mut [u8; Self::MAX_TEXT]) -> usize {
+        let mut at = 0;
+        if let (Some((name, Form::Ip)), 0) = (self.network(), self.size) {
+            let [a, b, c, d, ..] = self.addr;
+            for (octet, end) in [(a, b'.'), (b, b'.'), (c, b'.'), (d, b'@')] {
+                let (digits, length) = OCTETS[usize::from(octet)];
+                room[at..at + 3].copy_from_slice(&digits);
+                at += usize::from(length);
+                room[at] = end;
+                at += 1;
             }
-            _ => {
-                use std::io::Write;
-                // Writing to a Vec cannot fail.
-                let _ = write!(out, "{self}");
+            for byte in name.bytes() {
+                room[at] = byte;
+                at += 1;
             }
+            if self.net_number == 0 {
+                return at;
+            }
+            let mut rest = &mut room[at..];
+            // Five digits fit.
+            let _ = write!(rest, "{}", self.net_number);
+            return Self::MAX_TEXT - rest.len();
         }
+        let mut rest = &mut room[..];
+        // The longest, 39 bytes of address, @ and 15 of network, fits.
+        let _ = write!(rest, "{self}");
+        Self::MAX_TEXT - rest.len()
     }
 
+    #[inline]
     fn network(&self) -> Option<(&'static str, Form)> {
-        NETWORKS
-            .iter()
-            .find(|(number, ..)| *number == self.net_type)
-            .map(|(_, name, form)| (*name, *form))
+        NETWORKS.iter().find(|(number, ..)| *number == self.net_type).map(|(_, name, form)| (*name, *form))
     }
 }
 
-fn push_decimal(out: &mut Vec<u8>, value: u16) {
-    let mut unit = match value {
-        0..10 => 1,
-        10..100 => 10,
-        100..1000 => 100,
-        1000..10_000 => 1000,
-        _ => 10_000,
-    };
-    while unit > 0 {
-        out.push(b'0' + (value / unit % 10) as u8);
-        unit /= 10;
+/// An octet's decimal digits and how many they are.
+const OCTETS: [([u8; 3], u8); 256] = {
+    let mut octets = [([0; 3], 0); 256];
+    let mut n = 0;
+    while n < 256 {
+        let (hundreds, tens, ones) = (n / 100, n / 10 % 10, n % 10);
+        let [h, t, o] = [b'0' + hundreds as u8, b'0' + tens as u8, b'0' + ones as u8];
+        octets[n] = match n {
+            0..10 => ([o, 0, 0], 1),
+            10..100 => ([t, o, 0], 2),
+            _ => ([h, t, o], 3),
+        };
+        n += 1;
     }
-}
+    octets
+};
 
 impl fmt::Display for Nid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -211,9 +215,7 @@ impl fmt::Display for Nid {
 
 /// A text that is not a NID.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "\"{0}\" is not a NID: expected ADDRESS@NETWORK, for instance 10.1.2.3@tcp or 10.1.2.3@o2ib1"
-)]
+#[error("\"{0}\" is not a NID: expected ADDRESS@NETWORK, for instance 10.1.2.3@tcp or 10.1.2.3@o2ib1")]
 pub struct NidError(String);
 
 impl FromStr for Nid {
@@ -230,21 +232,12 @@ fn parse(s: &str) -> Option<Nid> {
     if let Some(numbers) = net.strip_prefix('<').and_then(|n| n.strip_suffix('>')) {
         let (net_type, number) = numbers.split_once(':')?;
         let addr = u32::from_str_radix(addr, 16).ok()?;
-        return Some(Nid::short(
-            net_type.parse().ok()?,
-            number.parse().ok()?,
-            addr,
-        ));
+        return Some(Nid::short(net_type.parse().ok()?, number.parse().ok()?, addr));
     }
     // Longest name first is not needed: no name is the beginning of another.
-    let (net_type, rest, form) = NETWORKS.iter().find_map(|(number, name, form)| {
-        net.strip_prefix(name).map(|rest| (*number, rest, *form))
-    })?;
-    let number = if rest.is_empty() {
-        0
-    } else {
-        rest.parse().ok()?
-    };
+    let (net_type, rest, form) =
+        NETWORKS.iter().find_map(|(number, name, form)| net.strip_prefix(name).map(|rest| (*number, rest, *form)))?;
+    let number = if rest.is_empty() { 0 } else { rest.parse().ok()? };
     match form {
         Form::Ip => Some(Nid::ip(net_type, number, addr.parse().ok()?)),
         Form::Number => Some(Nid::short(net_type, number, addr.parse().ok()?)),
@@ -271,9 +264,7 @@ mod tests {
         assert_eq!(le(&[]), "0@<0:0>");
         assert_eq!(be(&[0, 9]), "0@lo");
         assert_eq!(be(&[0, 2, 0, 0, 192, 168, 9, 2]), "192.168.9.2@tcp");
-        let v6 = [
-            12, 2, 0, 9, 0xfd, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2,
-        ];
+        let v6 = [12, 2, 0, 9, 0xfd, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
         assert_eq!(be(&v6), "fd00:9::2@tcp9");
         assert_eq!(be(&[]), "0@<0:0>");
         assert_eq!(Nid::from_be(&raw(&[13, 2])), Err(13));
@@ -308,15 +299,7 @@ mod tests {
 
     #[test]
     fn what_is_not_a_nid_is_refused() {
-        for bad in [
-            "",
-            "10.1.2.3",
-            "10.1.2@tcp",
-            "x@lo",
-            "1.2.3.4@tcpx",
-            "1.2.3.4@foo",
-            "1@<2>",
-        ] {
+        for bad in ["", "10.1.2.3", "10.1.2@tcp", "x@lo", "1.2.3.4@tcpx", "1.2.3.4@foo", "1@<2>"] {
             assert!(bad.parse::<Nid>().is_err(), "{bad}");
         }
     }

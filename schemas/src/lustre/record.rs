@@ -57,9 +57,7 @@ pub enum WriteError {
     #[error("record {0} cannot be written: an index is 1 to 9223372036854775807")]
     Index(u64),
     /// A field is longer than its place, or holds a NUL.
-    #[error(
-        "record {index} cannot be written: its {field} must have at most {max} bytes and no NUL"
-    )]
+    #[error("record {index} cannot be written: its {field} must have at most {max} bytes and no NUL")]
     Field {
         /// The record.
         index: u64,
@@ -196,10 +194,7 @@ impl Record {
             let raw = if extra & clfe::NID_BE == 0 {
                 nid.to_le()
             } else {
-                nid.to_be().ok_or(WriteError::Range {
-                    index: self.index,
-                    field: "NID's network type",
-                })?
+                nid.to_be().ok_or(WriteError::Range { index: self.index, field: "NID's network type" })?
             };
             out.extend_from_slice(&raw);
         }
@@ -214,22 +209,12 @@ impl Record {
 
     fn check(&self, field: &'static str, value: &[u8], max: usize) -> Result<(), WriteError> {
         if value.len() > max || value.contains(&0) {
-            return Err(WriteError::Field {
-                index: self.index,
-                field,
-                max,
-            });
+            return Err(WriteError::Field { index: self.index, field, max });
         }
         Ok(())
     }
 
-    fn write_field(
-        &self,
-        field: &'static str,
-        value: &[u8],
-        size: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<(), WriteError> {
+    fn write_field(&self, field: &'static str, value: &[u8], size: usize, out: &mut Vec<u8>) -> Result<(), WriteError> {
         self.check(field, value, size)?;
         let end = out.len() + size;
         out.extend_from_slice(value);

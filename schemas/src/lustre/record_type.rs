@@ -69,16 +69,9 @@ impl RecordType {
 
     /// The part of a target FID that means something: a MARK has marker flags in its first 32 bits, and the kernel
     /// leaves the rest of it unspecified.
+    #[inline]
     pub(crate) fn meaningful_tfid(self, tfid: Fid) -> Fid {
-        if self == Self::MARK {
-            Fid {
-                seq: tfid.seq & u64::from(u32::MAX),
-                oid: 0,
-                ver: 0,
-            }
-        } else {
-            tfid
-        }
+        if self == Self::MARK { Fid { seq: tfid.seq & u64::from(u32::MAX), oid: 0, ver: 0 } } else { tfid }
     }
 }
 

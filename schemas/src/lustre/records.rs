@@ -9,11 +9,7 @@ use super::view::{View, parse};
 /// buffer holds only a part of is no error: it stays in [`Records::rest`] for the next read. After an error the
 /// iteration ends, since nothing says where the next record would begin.
 pub fn records(buf: &[u8], base_offset: u64) -> Records<'_> {
-    Records {
-        rest: buf,
-        offset: base_offset,
-        failed: false,
-    }
+    Records { rest: buf, offset: base_offset, failed: false }
 }
 
 /// The iterator that [`records`] returns.
@@ -47,11 +43,7 @@ impl<'a> Records<'a> {
         }
         match parse(self.rest) {
             Ok(_) => Ok(()),
-            Err((index, kind)) => Err(RecordError {
-                index,
-                offset: self.offset,
-                kind,
-            }),
+            Err((index, kind)) => Err(RecordError { index, offset: self.offset, kind }),
         }
     }
 }
@@ -74,11 +66,7 @@ impl<'a> Iterator for Records<'a> {
             Err((_, RecordErrorKind::Truncated { .. })) => None,
             Err((index, kind)) => {
                 self.failed = true;
-                Some(Err(RecordError {
-                    index,
-                    offset: self.offset,
-                    kind,
-                }))
+                Some(Err(RecordError { index, offset: self.offset, kind }))
             }
         }
     }

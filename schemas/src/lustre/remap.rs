@@ -10,16 +10,9 @@ use super::{Nid, View};
 /// else in the old layout, where a large one is all zero. Unspecified bytes of the head are handed on as they are.
 pub fn remap(view: &View<'_>, flags: u16, extra_flags: u64, out: &mut Vec<u8>) {
     let wants = |bit: u16| flags & bit != 0;
-    let extra = if wants(clf::EXTRA_FLAGS) {
-        extra_flags & (clfe::SIZED | clfe::NID_BE)
-    } else {
-        0
-    };
-    let names = if view.rename().is_some() && !wants(clf::RENAME) {
-        view.name().unwrap_or_default()
-    } else {
-        view.names_raw()
-    };
+    let extra = if wants(clf::EXTRA_FLAGS) { extra_flags & (clfe::SIZED | clfe::NID_BE) } else { 0 };
+    let names =
+        if view.rename().is_some() && !wants(clf::RENAME) { view.name().unwrap_or_default() } else { view.names_raw() };
     let raw_flags = flags & !clf::FLAG_MASK | view.flags();
 
     // A name field has at most 511 bytes, and a view at least a head.

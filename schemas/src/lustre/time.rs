@@ -7,15 +7,14 @@ use serde::{Deserialize, Serialize};
 const NANOS: i64 = 1_000_000_000;
 
 /// Nanoseconds since 1970 UTC, as the MDT's clock had it. A record's own is never before 1970.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Time(i64);
 
 impl Time {
     /// From nanoseconds since the epoch.
     #[must_use]
+    #[inline]
     pub const fn from_nanos(nanos: i64) -> Self {
         Self(nanos)
     }
@@ -23,6 +22,7 @@ impl Time {
     /// From the kernel's `cr_time`, `(seconds << 30) + nanoseconds`; `None` if the nanoseconds are not below 10^9 or
     /// the whole does not fit in 63 bits of nanoseconds (year 2262).
     #[must_use]
+    #[inline]
     pub fn from_kernel(raw: u64) -> Option<Self> {
         let nanos = (raw & ((1 << 30) - 1)).cast_signed();
         if nanos >= NANOS {
@@ -34,6 +34,7 @@ impl Time {
 
     /// The kernel's form; `None` before 1970.
     #[must_use]
+    #[inline]
     pub fn to_kernel(self) -> Option<u64> {
         let secs = u64::try_from(self.secs()).ok()?;
         Some((secs << 30) + u64::from(self.subsec()))
@@ -41,18 +42,21 @@ impl Time {
 
     /// Nanoseconds since the epoch.
     #[must_use]
+    #[inline]
     pub const fn nanos(self) -> i64 {
         self.0
     }
 
     /// Whole seconds since the epoch, rounded down.
     #[must_use]
+    #[inline]
     pub const fn secs(self) -> i64 {
         self.0.div_euclid(NANOS)
     }
 
     /// Nanoseconds within the second, 0 to 999,999,999.
     #[must_use]
+    #[inline]
     pub const fn subsec(self) -> u32 {
         self.0.rem_euclid(NANOS) as u32
     }

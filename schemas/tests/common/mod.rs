@@ -21,26 +21,14 @@ pub fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         vec(b'a'..=b'z', 0..=max.min(24)),
         vec(1..=255u8, 0..=max),
-        vec(
-            prop_oneof![Just("é"), Just("ß"), Just("漢"), Just("x")],
-            0..=max / 4
-        )
-        .prop_map(|parts| parts.concat().into_bytes()),
+        vec(prop_oneof![Just("é"), Just("ß"), Just("漢"), Just("x")], 0..=max / 4)
+            .prop_map(|parts| parts.concat().into_bytes()),
     ]
 }
 
 pub fn nid() -> impl Strategy<Value = Nid> {
     let net = (
-        prop_oneof![
-            Just(2u16),
-            Just(5),
-            Just(9),
-            Just(13),
-            Just(14),
-            Just(15),
-            Just(16),
-            0..=255u16
-        ],
+        prop_oneof![Just(2u16), Just(5), Just(9), Just(13), Just(14), Just(15), Just(16), 0..=255u16],
         prop_oneof![Just(0u16), any::<u16>()],
     );
     prop_oneof![
@@ -111,11 +99,7 @@ pub fn record() -> impl Strategy<Value = Record> {
 /// Without what the layout or the record's kind cannot carry, and with the flag bits that follow from the rest.
 fn normal(mut r: Record) -> Record {
     if r.rtype == RecordType::MARK {
-        r.tfid = Fid {
-            seq: r.tfid.seq & 0xffff_ffff,
-            oid: 0,
-            ver: 0,
-        };
+        r.tfid = Fid { seq: r.tfid.seq & 0xffff_ffff, oid: 0, ver: 0 };
         r.name.clear();
         if let Some(rename) = &mut r.rename {
             rename.sname = None;
@@ -124,16 +108,9 @@ fn normal(mut r: Record) -> Record {
     if r.name.is_empty() {
         r.pfid = Fid::ZERO;
     }
-    let sized = [
-        (r.uid_gid.is_some(), 0x1),
-        (r.nid.is_some(), 0x2),
-        (r.open_mode.is_some(), 0x4),
-        (r.xattr.is_some(), 0x8),
-    ];
-    let bits: u64 = sized
-        .iter()
-        .map(|(there, bit)| if *there { *bit } else { 0 })
-        .sum();
+    let sized =
+        [(r.uid_gid.is_some(), 0x1), (r.nid.is_some(), 0x2), (r.open_mode.is_some(), 0x4), (r.xattr.is_some(), 0x8)];
+    let bits: u64 = sized.iter().map(|(there, bit)| if *there { *bit } else { 0 }).sum();
     r.extra_flags = match r.extra_flags {
         None if bits == 0 => None,
         given => Some(given.unwrap_or(0) & !0xf | bits),
@@ -165,19 +142,11 @@ fn filled(bytes: Option<&Vec<u8>>) -> Option<String> {
 }
 
 fn odd(bytes: Option<&Vec<u8>>) -> Option<Vec<u8>> {
-    bytes
-        .filter(|b| String::from_utf8((*b).clone()).is_err())
-        .cloned()
+    bytes.filter(|b| String::from_utf8((*b).clone()).is_err()).cloned()
 }
 
 /// What the record is in the newest version.
-pub fn model(
-    r: &Record,
-    mdt: &str,
-    incarnation: u32,
-    path: Option<&str>,
-    entry: Option<Entry>,
-) -> ChangelogRecord {
+pub fn model(r: &Record, mdt: &str, incarnation: u32, path: Option<&str>, entry: Option<Entry>) -> ChangelogRecord {
     let name = Some(&r.name).filter(|n| !n.is_empty());
     let rename = r.rename.as_ref().filter(|s| s.sfid != Fid::ZERO);
     let symbol = r.rtype.name().unwrap_or("UNKNOWN");
@@ -203,10 +172,7 @@ pub fn model(
         extra_flags: r.extra_flags,
         uid: r.uid_gid.map(|u| u.0),
         gid: r.uid_gid.map(|u| u.1),
-        nid: r
-            .nid
-            .filter(|n| *n != Nid::default())
-            .map(|n| n.to_string()),
+        nid: r.nid.filter(|n| *n != Nid::default()).map(|n| n.to_string()),
         open_mode: r.open_mode.map(|m| m as u16),
         xattr: filled(r.xattr.as_ref()),
         path: path.map(str::to_owned),
