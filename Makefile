@@ -22,8 +22,9 @@ demo: deps ## two simulated MDTs to consumer groups in under 40 s; ARGS='--broke
 test: deps ## everything that proves it works: lints, unit tests, real Kafka, faults, fuzzing, interop
 	tests/lib/steps
 
-bench: deps ## the table of rates, ratios and latencies; writes target/report/bench.json
-	tests/up run -- cargo bench --workspace $(ARGS)
+bench: deps ## the table of rates, ratios and latencies; writes target/report/bench.json; ARGS='kafka' for a part
+	cargo build --release --workspace --bins --examples
+	tests/up run -- $(TARGET)/release/examples/bench $(ARGS)
 
 fuzz: deps ## fuzzes the record codec for SECONDS_TO_FUZZ seconds (default 600)
 	schemas/fuzz/run $(SECONDS_TO_FUZZ)

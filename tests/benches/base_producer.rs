@@ -1,0 +1,61 @@
+//! What a user of the rdkafka crate writes first: a loop of `BaseProducer::send`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use crate::child::{done, ready, say};
+use crate::payloads::Payloads;
+use crate::setup::{Bench, SEAL_BYTES, SEAL_MS};
+
+/// Publishes `records` payloads, in transactions if there is an id.
+pub fn rate(sim: &str, brokers: &str, topic: &str, id: Option<&str>, records: usize) -> Result<()> {
+    let payloads = Payloads::read(sim, records)?;
+    let mut config = Bench::producer(brokers, id);
+    // Here librdkafka itself bounds what is on its way: its defaults.
+    config.remove("queue.buffering.max.messages");
+    config.remove("queue.buffering.max.kbytes");
+    let producer: BaseProducer = config.create()?;
+    if id.is_some() {
+        producer.init_transactions(Duration::from_secs(30))?;
+    }
+    ready()?;
+    let mut open: Option<(usize, Instant)> = None;
+    for (n, m) in payloads.iter().enumerate() {
+        if id.is_some() && open.is_none() {
+            producer.begin_transaction()?;
+        }
+        let (sealed, since) = open.get_or_insert_with(|| (0, Instant::now()));
+        *sealed += m.key.len() + m.payload.len();
+        let seal = *sealed >= SEAL_BYTES || (n % 256 == 255 && since.elapsed() >= Duration::from_millis(SEAL_MS));
+        let mut record = BaseRecord::to(topic).partition(m.partition.cast_signed()).key(m.key).payload(m.payload);
+        loop {
+            match producer.send(record) {
+                Ok(()) => break,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    record = back;
+                    producer.poll(Duration::from_millis(1));
+                }
+                Err((e, _)) => return Err(e.into()),
+            }
+        }
+        if n % 1024 == 1023 {
+            producer.poll(Duration::ZERO);
+            if n % 8192 == 8191 {
+                say(&format!("at {n}"))?;
+            }
+        }
+        if id.is_some() && seal {
+            producer.commit_transaction(Duration::from_secs(30))?;
+            open = None;
+        }
+    }
+    match id {
+        Some(_) if open.is_some() => producer.commit_transaction(Duration::from_secs(30))?,
+        Some(_) => {}
+        None => producer.flush(Duration::from_secs(60))?,
+    }
+    done()
+}
