@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clbridge_sinks::{GroupObserver, GroupSpec, Registry, Sink, SinkError, Topic, TopicIx};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -19,6 +20,7 @@ const RETRY: Duration = Duration::from_secs(2);
 /// The task that keeps the registry in step with the configuration.
 pub struct Membership {
     task: JoinHandle<()>,
+    registered: watch::Receiver<bool>,
 }
 
 impl Membership {
@@ -26,11 +28,13 @@ impl Membership {
     #[must_use]
     pub fn start(config: &Arc<Config>, sink: Arc<dyn Sink>, observer: Arc<dyn GroupObserver>) -> Self {
         let config = config.clone();
+        let (tell, registered) = watch::channel(false);
         let task = tokio::spawn(async move {
             while let Err(e) = register_named(&config, observer.as_ref()).await {
                 warn!("registering the configured groups: {e}");
                 tokio::time::sleep(RETRY).await;
             }
+            tell.send_replace(true);
             while !config.patterns.is_empty() {
                 if let Err(e) = register_matching(&config, sink.as_ref(), observer.as_ref()).await {
                     warn!("looking for groups that match a pattern: {e:#}");
@@ -38,7 +42,19 @@ impl Membership {
                 tokio::time::sleep(config.poll.members).await;
             }
         });
-        Self { task }
+        Self { task, registered }
+    }
+
+    /// Waits until the groups that the configuration names stand in the registry: what is published before a group
+    /// is registered is not that group's concern, so nothing may be published before.
+    pub fn registered(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut registered = self.registered.clone();
+        async move {
+            // The sender is gone only once the membership was stopped; then nothing is started any more.
+            if registered.wait_for(|done| *done).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Ends it. A change of the registry that is under way is either written or not.

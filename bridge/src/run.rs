@@ -61,11 +61,23 @@ impl Bridge {
     /// Starts a pipeline for every MDT and goes on looking for new ones.
     #[must_use]
     pub fn start(setup: Setup) -> Self {
+        Self::start_after(setup, std::future::ready(()))
+    }
+
+    /// As [`Bridge::start`], but nothing is taken up before `begin` is ready.
+    #[must_use]
+    pub fn start_after(setup: Setup, begin: impl Future<Output = ()> + Send + 'static) -> Self {
         let (shutdown, stopping) = watch::channel(false);
         let setup = Arc::new(setup);
         let mdts = Arc::new(Mutex::new(BTreeMap::new()));
         let members = Arc::new(Mutex::new(BTreeMap::new()));
-        let finder = tokio::spawn(find(setup.clone(), mdts.clone(), members.clone(), stopping));
+        let finder = tokio::spawn({
+            let (setup, mdts, members) = (setup.clone(), mdts.clone(), members.clone());
+            async move {
+                begin.await;
+                find(setup, mdts, members, stopping).await;
+            }
+        });
         Self { setup, mdts, members, shutdown, started: Instant::now(), finder }
     }
 

@@ -35,7 +35,7 @@ pub(super) async fn run(_: &Args, config: Arc<Config>) -> anyhow::Result<ExitCod
         tokio::task::spawn_blocking(move || assembly::setup(&config, &sink)).await??
     };
     let membership = Membership::start(&config, Arc::new(sink.clone()), Arc::new(sink));
-    let bridge = Arc::new(Bridge::start(setup));
+    let bridge = Arc::new(Bridge::start_after(setup, membership.registered()));
     info!(instance = config.instance, %listen, "started");
 
     let source: http::StatusSource = {

@@ -12,10 +12,7 @@ const LEAST_MEMORY: Bytes = Bytes::mib(32);
 
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if config.instance.is_empty() || config.instance.len() > 128 {
-        return Err(ConfigError::impossible(
-            "instance",
-            "a bridge's name has 1 to 128 bytes",
-        ));
+        return Err(ConfigError::impossible("instance", "a bridge's name has 1 to 128 bytes"));
     }
     source(config)?;
     clear(config)?;
@@ -33,73 +30,41 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
 fn kafka(config: &Config) -> Result<(), ConfigError> {
     let (given, default) = (&config.sink.kafka, KafkaConfig::default());
     let elsewhere = [
-        (
-            "instance",
-            given.instance != default.instance,
-            "set the key `instance` instead",
-        ),
+        ("instance", given.instance != default.instance, "set the key `instance` instead"),
         (
             "partitions",
             given.partitions != default.partitions,
             "set the keys `feed.partitions`, `feeds.NAME.partitions` instead",
         ),
-        (
-            "mock",
-            given.mock,
-            "only `clbridge demo` uses a mock broker",
-        ),
+        ("mock", given.mock, "only `clbridge demo` uses a mock broker"),
     ];
     if let Some((key, _, what)) = elsewhere.into_iter().find(|(_, set, _)| *set) {
         return Err(ConfigError::impossible(format!("sink.kafka.{key}"), what));
     }
-    given
-        .check()
-        .map_err(|e| ConfigError::impossible("sink.kafka", e.to_string()))
+    given.check().map_err(|e| ConfigError::impossible("sink.kafka", e.to_string()))
 }
 
 fn positive(key: &str, value: Duration) -> Result<(), ConfigError> {
-    if value.is_zero() {
-        Err(ConfigError::impossible(key, "must be longer than 0"))
-    } else {
-        Ok(())
-    }
+    if value.is_zero() { Err(ConfigError::impossible(key, "must be longer than 0")) } else { Ok(()) }
 }
 
 fn source(config: &Config) -> Result<(), ConfigError> {
     let source = &config.source;
     let sim = source.kind == SourceKind::Sim;
     if sim && source.address.is_none() {
-        return Err(ConfigError::impossible(
-            "source.address",
-            "`source.kind = \"sim\"` needs the server's address",
-        ));
+        return Err(ConfigError::impossible("source.address", "`source.kind = \"sim\"` needs the server's address"));
     }
     if !sim && source.address.is_some() {
-        return Err(ConfigError::impossible(
-            "source.address",
-            "only `source.kind = \"sim\"` has an address",
-        ));
+        return Err(ConfigError::impossible("source.address", "only `source.kind = \"sim\"` has an address"));
     }
     let replay = source.kind == SourceKind::Replay;
     if replay && source.files.is_empty() {
-        return Err(ConfigError::impossible(
-            "source.files",
-            "`source.kind = \"replay\"` needs the files of an MDT",
-        ));
+        return Err(ConfigError::impossible("source.files", "`source.kind = \"replay\"` needs the files of an MDT"));
     }
     if !replay && !source.files.is_empty() {
-        return Err(ConfigError::impossible(
-            "source.files",
-            "only `source.kind = \"replay\"` reads files",
-        ));
+        return Err(ConfigError::impossible("source.files", "only `source.kind = \"replay\"` reads files"));
     }
-    if let (Some(fs), Some(mdt)) = (
-        &source.fs,
-        source
-            .mdts
-            .iter()
-            .find(|m| source.fs.as_deref() != Some(m.fsname())),
-    ) {
+    if let (Some(fs), Some(mdt)) = (&source.fs, source.mdts.iter().find(|m| source.fs.as_deref() != Some(m.fsname()))) {
         return Err(ConfigError::impossible(
             "source.mdts",
             format!("{mdt} is not of the file system `{fs}` (source.fs)"),
@@ -116,29 +81,20 @@ fn source(config: &Config) -> Result<(), ConfigError> {
         }
     }
     if !(0.0..=1.0).contains(&source.reopen_share) {
-        return Err(ConfigError::impossible(
-            "source.reopen_share",
-            "is a share of time, from 0 to 1",
-        ));
+        return Err(ConfigError::impossible("source.reopen_share", "is a share of time, from 0 to 1"));
     }
     positive("source.poll_min", source.poll_min)?;
     if source.poll_max < source.poll_min {
-        return Err(ConfigError::impossible(
-            "source.poll_max",
-            "must not be shorter than source.poll_min",
-        ));
+        return Err(ConfigError::impossible("source.poll_max", "must not be shorter than source.poll_min"));
     }
     Ok(())
 }
 
 /// `clN`, or `clN-NAME` as `changelog_register -u` prints it.
 fn user(key: &str, id: &str) -> Result<(), ConfigError> {
-    let number = id
-        .strip_prefix("cl")
-        .map(|rest| rest.split_once('-').map_or(rest, |(n, _)| n));
-    let good = number.is_some_and(|n| {
-        !n.starts_with('0') && n.bytes().all(|b| b.is_ascii_digit()) && n.parse::<u32>().is_ok()
-    });
+    let number = id.strip_prefix("cl").map(|rest| rest.split_once('-').map_or(rest, |(n, _)| n));
+    let good = number
+        .is_some_and(|n| !n.starts_with('0') && n.bytes().all(|b| b.is_ascii_digit()) && n.parse::<u32>().is_ok());
     if good {
         return Ok(());
     }
@@ -157,10 +113,7 @@ fn clear(config: &Config) -> Result<(), ConfigError> {
     positive("clear.heartbeat", clear.heartbeat)?;
     positive("clear.state_fresh", clear.state_fresh)?;
     if clear.batch == 0 {
-        return Err(ConfigError::impossible(
-            "clear.batch",
-            "must be at least 1 record",
-        ));
+        return Err(ConfigError::impossible("clear.batch", "must be at least 1 record"));
     }
     // Whoever takes over waits until State stood still for takeover_after. A clear that trusts an old State longer
     // than a small part of that could be issued by a bridge that is already fenced.
@@ -176,9 +129,7 @@ fn clear(config: &Config) -> Result<(), ConfigError> {
 fn feed_name(name: &str) -> Result<(), ConfigError> {
     let good = !name.is_empty()
         && name.len() <= 64
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if good && name != "repair" && name != "all" {
         return Ok(());
     }
@@ -190,28 +141,15 @@ fn feed_name(name: &str) -> Result<(), ConfigError> {
 
 fn feed(key: &str, feed: &FeedConfig) -> Result<(), ConfigError> {
     if !(1..=5).contains(&feed.schema_version) {
-        return Err(ConfigError::impossible(
-            format!("{key}.schema_version"),
-            "is one of 1, 2, 3, 4, 5",
-        ));
+        return Err(ConfigError::impossible(format!("{key}.schema_version"), "is one of 1, 2, 3, 4, 5"));
     }
     if feed.partitions == 0 || feed.partitions > 4096 {
-        return Err(ConfigError::impossible(
-            format!("{key}.partitions"),
-            "must be from 1 to 4096",
-        ));
+        return Err(ConfigError::impossible(format!("{key}.partitions"), "must be from 1 to 4096"));
     }
     if let Some(types) = &feed.types {
-        TypeSet::of_names(types)
-            .map_err(|e| ConfigError::impossible(format!("{key}.types"), e.to_string()))?;
-        if types
-            .iter()
-            .all(|t| Some(t.as_str()) == RecordType::MARK.name())
-        {
-            return Err(ConfigError::impossible(
-                format!("{key}.types"),
-                "names no type but MARK, which always passes",
-            ));
+        TypeSet::of_names(types).map_err(|e| ConfigError::impossible(format!("{key}.types"), e.to_string()))?;
+        if types.iter().all(|t| Some(t.as_str()) == RecordType::MARK.name()) {
+            return Err(ConfigError::impossible(format!("{key}.types"), "names no type but MARK, which always passes"));
         }
     }
     Ok(())
@@ -222,16 +160,10 @@ fn groups(config: &Config) -> Result<(), ConfigError> {
     for (name, group) in &config.groups {
         let key = format!("groups.{name}");
         if name.is_empty() || name.len() > 255 {
-            return Err(ConfigError::impossible(
-                key,
-                "a group's name has 1 to 255 bytes",
-            ));
+            return Err(ConfigError::impossible(key, "a group's name has 1 to 255 bytes"));
         }
         if !known(&group.feed) {
-            return Err(ConfigError::impossible(
-                format!("{key}.feed"),
-                "there is no such feed under `feeds`",
-            ));
+            return Err(ConfigError::impossible(format!("{key}.feed"), "there is no such feed under `feeds`"));
         }
         if let Some(mdt) = group.mdts.iter().find(|m| !config.source.takes(m)) {
             return Err(ConfigError::impossible(
@@ -244,10 +176,7 @@ fn groups(config: &Config) -> Result<(), ConfigError> {
     for (i, pattern) in config.patterns.iter().enumerate() {
         let key = format!("patterns[{i}]");
         if !known(&pattern.feed) {
-            return Err(ConfigError::impossible(
-                format!("{key}.feed"),
-                "there is no such feed under `feeds`",
-            ));
+            return Err(ConfigError::impossible(format!("{key}.feed"), "there is no such feed under `feeds`"));
         }
         policy(&key, &pattern.policy)?;
     }
@@ -257,22 +186,13 @@ fn groups(config: &Config) -> Result<(), ConfigError> {
 fn policy(key: &str, policy: &PolicyConfig) -> Result<(), ConfigError> {
     match policy {
         PolicyConfig::Hold => Ok(()),
-        PolicyConfig::Release {
-            backlog: None,
-            age: None,
-        } => Err(ConfigError::impossible(
-            format!("{key}.policy.release"),
-            "needs `backlog`, `age` or both",
-        )),
-        PolicyConfig::Release {
-            backlog: Some(0), ..
-        } => Err(ConfigError::impossible(
-            format!("{key}.policy.release.backlog"),
-            "must be at least 1 record",
-        )),
-        PolicyConfig::Release { age: Some(age), .. } => {
-            positive(&format!("{key}.policy.release.age"), *age)
+        PolicyConfig::Release { backlog: None, age: None } => {
+            Err(ConfigError::impossible(format!("{key}.policy.release"), "needs `backlog`, `age` or both"))
         }
+        PolicyConfig::Release { backlog: Some(0), .. } => {
+            Err(ConfigError::impossible(format!("{key}.policy.release.backlog"), "must be at least 1 record"))
+        }
+        PolicyConfig::Release { age: Some(age), .. } => positive(&format!("{key}.policy.release.age"), *age),
         PolicyConfig::Release { .. } => Ok(()),
     }
 }
@@ -290,10 +210,7 @@ fn limits(config: &Config) -> Result<(), ConfigError> {
         ));
     }
     if config.memory.limit < LEAST_MEMORY {
-        return Err(ConfigError::impossible(
-            "memory.limit",
-            format!("must be at least {LEAST_MEMORY}"),
-        ));
+        return Err(ConfigError::impossible("memory.limit", format!("must be at least {LEAST_MEMORY}")));
     }
     if config.batch.max_bytes.0 == 0 || config.batch.max_bytes.0 > config.memory.limit.0 / 4 {
         return Err(ConfigError::impossible(

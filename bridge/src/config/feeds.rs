@@ -21,13 +21,7 @@ pub struct FeedConfig {
 
 impl Default for FeedConfig {
     fn default() -> Self {
-        Self {
-            schema_version: 5,
-            types: None,
-            key: KeyKind::Object,
-            partitions: 8,
-            framing: FramingName::SingleObject,
-        }
+        Self { schema_version: 5, types: None, key: KeyKind::Object, partitions: 8, framing: FramingName::SingleObject }
     }
 }
 

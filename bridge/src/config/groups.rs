@@ -57,11 +57,7 @@ impl GroupConfig {
     pub fn spec(&self, name: &str) -> GroupSpec {
         GroupSpec {
             name: name.to_owned(),
-            mdts: if self.mdts.is_empty() {
-                MdtSelection::All
-            } else {
-                MdtSelection::List(self.mdts.clone())
-            },
+            mdts: if self.mdts.is_empty() { MdtSelection::All } else { MdtSelection::List(self.mdts.clone()) },
             feed: self.feed.clone(),
             from: self.from,
             policy: self.policy.policy(),
@@ -117,10 +113,7 @@ impl NamePattern {
     pub fn new(text: &str) -> Result<Self, regex::Error> {
         // Alone first: what is no expression by itself must not become one by our brackets.
         Regex::new(text)?;
-        Ok(Self {
-            text: text.to_owned(),
-            whole: Regex::new(&format!("^(?:{text})$"))?,
-        })
+        Ok(Self { text: text.to_owned(), whole: Regex::new(&format!("^(?:{text})$"))? })
     }
 
     /// Whether the whole name matches.
@@ -159,8 +152,7 @@ impl Serialize for NamePattern {
 impl<'de> Deserialize<'de> for NamePattern {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
-        Self::new(&text)
-            .map_err(|e| de::Error::custom(format!("\"{text}\" is not a regular expression: {e}")))
+        Self::new(&text).map_err(|e| de::Error::custom(format!("\"{text}\" is not a regular expression: {e}")))
     }
 }
 

@@ -45,10 +45,7 @@ impl ConfigError {
     }
 
     pub(super) fn impossible(key: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::Impossible {
-            key: key.into(),
-            why: why.into(),
-        }
+        Self::Impossible { key: key.into(), why: why.into() }
     }
 }
 
@@ -56,27 +53,18 @@ impl ConfigError {
 ///
 /// # Errors
 /// A file that cannot be read, an unknown key, a value of the wrong type, an impossible combination.
-pub(super) fn load(
-    files: &[PathBuf],
-    env: impl IntoIterator<Item = (String, String)>,
-) -> Result<Config, ConfigError> {
+pub(super) fn load(files: &[PathBuf], env: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigError> {
     let mut builder = config::Config::builder();
     for file in files {
         builder = builder.add_source(File::from(file.as_path()).format(FileFormat::Toml));
     }
     builder = builder.add_source(Environment::new(env)?);
-    let merged = builder.build().map_err(|e| ConfigError::Unreadable {
-        key: None,
-        why: e.to_string(),
-    })?;
+    let merged = builder.build().map_err(|e| ConfigError::Unreadable { key: None, why: e.to_string() })?;
     let mut root = merged.cache;
     secrets(&mut root, &mut Vec::new())?;
     let config: Config = serde_path_to_error::deserialize(root).map_err(|e| {
         let path = e.path().to_string();
-        ConfigError::Unreadable {
-            key: (path != ".").then_some(path),
-            why: e.into_inner().to_string(),
-        }
+        ConfigError::Unreadable { key: (path != ".").then_some(path), why: e.into_inner().to_string() }
     })?;
     super::check::check(&config)?;
     Ok(config)
@@ -93,10 +81,7 @@ impl Environment {
     fn new(env: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut keys = Vec::new();
         for (name, text) in env {
-            let Some(key) = name
-                .strip_prefix(PREFIX)
-                .filter(|_| !NOT_KEYS.contains(&name.as_str()))
-            else {
+            let Some(key) = name.strip_prefix(PREFIX).filter(|_| !NOT_KEYS.contains(&name.as_str())) else {
                 continue;
             };
             let path: Vec<String> = key.split("__").map(str::to_lowercase).collect();
@@ -112,21 +97,13 @@ fn value(text: &str, name: &str) -> Result<ValueKind, ConfigError> {
     if !text.starts_with(['[', '{']) {
         return Ok(ValueKind::String(text.to_owned()));
     }
-    let unreadable = |why: String| ConfigError::Unreadable {
-        key: Some(name.to_owned()),
-        why,
-    };
+    let unreadable = |why: String| ConfigError::Unreadable { key: Some(name.to_owned()), why };
     let document = format!("v = {text}");
     let parsed = config::Config::builder()
         .add_source(File::from_str(&document, FileFormat::Toml))
         .build()
-        .map_err(|_| {
-            unreadable("it begins like a TOML list or table, but is not one".to_owned())
-        })?;
-    parsed
-        .get::<Value>("v")
-        .map(|v| v.kind)
-        .map_err(|e| unreadable(e.to_string()))
+        .map_err(|_| unreadable("it begins like a TOML list or table, but is not one".to_owned()))?;
+    parsed.get::<Value>("v").map(|v| v.kind).map_err(|e| unreadable(e.to_string()))
 }
 
 impl config::Source for Environment {
@@ -151,9 +128,8 @@ fn insert(into: &mut Map<String, Value>, path: &[String], kind: ValueKind) {
             into.insert(last.clone(), Value::new(Some(&origin), kind));
         }
         [first, rest @ ..] => {
-            let entry = into
-                .entry(first.clone())
-                .or_insert_with(|| Value::new(Some(&origin), ValueKind::Table(Map::new())));
+            let entry =
+                into.entry(first.clone()).or_insert_with(|| Value::new(Some(&origin), ValueKind::Table(Map::new())));
             if !matches!(entry.kind, ValueKind::Table(_)) {
                 entry.kind = ValueKind::Table(Map::new());
             }
@@ -169,16 +145,11 @@ fn secrets(value: &mut Value, path: &mut Vec<String>) -> Result<(), ConfigError>
     match &mut value.kind {
         ValueKind::Table(table) => {
             if table.len() == 1
-                && let Some(Value {
-                    kind: ValueKind::String(file),
-                    ..
-                }) = table.get("file")
+                && let Some(Value { kind: ValueKind::String(file), .. }) = table.get("file")
             {
-                let text = std::fs::read_to_string(Path::new(file)).map_err(|e| {
-                    ConfigError::Unreadable {
-                        key: Some(path.join(".")),
-                        why: format!("the file {file} that holds its value cannot be read: {e}"),
-                    }
+                let text = std::fs::read_to_string(Path::new(file)).map_err(|e| ConfigError::Unreadable {
+                    key: Some(path.join(".")),
+                    why: format!("the file {file} that holds its value cannot be read: {e}"),
                 })?;
                 value.kind = ValueKind::String(text.trim_end_matches(['\r', '\n']).to_owned());
                 return Ok(());

@@ -93,10 +93,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`], which names the key.
-    pub fn load(
-        files: &[PathBuf],
-        env: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
+    pub fn load(files: &[PathBuf], env: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         load::load(files, env)
     }
 
@@ -111,20 +108,14 @@ impl Config {
 
     /// All feeds, the default feed first, with their names.
     pub fn all_feeds(&self) -> impl Iterator<Item = (Option<&str>, &FeedConfig)> {
-        let named = self
-            .feeds
-            .iter()
-            .map(|(name, feed)| (Some(name.as_str()), feed));
+        let named = self.feeds.iter().map(|(name, feed)| (Some(name.as_str()), feed));
         std::iter::once((None, &self.feed)).chain(named)
     }
 }
 
 /// The host's name, or `clbridge` where it has none that is text.
 fn host_name() -> String {
-    nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .unwrap_or_else(|| "clbridge".to_owned())
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "clbridge".to_owned())
 }
 
 /// When an MDT may forget.
@@ -194,10 +185,7 @@ pub struct BatchConfig {
 
 impl Default for BatchConfig {
     fn default() -> Self {
-        Self {
-            max_bytes: Bytes::mib(4),
-            max_age: Duration::from_millis(50),
-        }
+        Self { max_bytes: Bytes::mib(4), max_age: Duration::from_millis(50) }
     }
 }
 
@@ -211,9 +199,7 @@ pub struct MemoryConfig {
 
 impl Default for MemoryConfig {
     fn default() -> Self {
-        Self {
-            limit: Bytes::mib(256),
-        }
+        Self { limit: Bytes::mib(256) }
     }
 }
 
@@ -234,11 +220,7 @@ pub struct PollConfig {
 
 impl Default for PollConfig {
     fn default() -> Self {
-        Self {
-            groups: Duration::from_millis(500),
-            members: Duration::from_secs(5),
-            mdts: Duration::from_secs(5),
-        }
+        Self { groups: Duration::from_millis(500), members: Duration::from_secs(5), mdts: Duration::from_secs(5) }
     }
 }
 
@@ -252,9 +234,7 @@ pub struct HttpConfig {
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9415)),
-        }
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9415)) }
     }
 }
 
@@ -282,10 +262,7 @@ pub enum LogFormat {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Text,
-            filter: "info,rdkafka::client=off".to_owned(),
-        }
+        Self { format: LogFormat::Text, filter: "info,rdkafka::client=off".to_owned() }
     }
 }
 

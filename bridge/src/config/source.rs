@@ -79,7 +79,6 @@ impl SourceConfig {
     /// Whether this MDT is to be read.
     #[must_use]
     pub fn takes(&self, mdt: &MdtName) -> bool {
-        self.fs.as_deref().is_none_or(|fs| fs == mdt.fsname())
-            && (self.mdts.is_empty() || self.mdts.contains(mdt))
+        self.fs.as_deref().is_none_or(|fs| fs == mdt.fsname()) && (self.mdts.is_empty() || self.mdts.contains(mdt))
     }
 }

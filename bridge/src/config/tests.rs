@@ -6,10 +6,7 @@ fn parsed(toml: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("clbridge.toml");
     fs::write(&file, toml).unwrap();
-    Config::load(
-        &[file],
-        env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
-    )
+    Config::load(&[file], env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
 }
 
 const FULL: &str = r#"
@@ -64,27 +61,12 @@ fn a_file_gives_every_kind_of_value_and_defaults_fill_the_rest() {
     assert_eq!(config.clear.without_groups, WithoutGroups::Durable);
     assert_eq!(config.clear.batch, 10_000);
     assert_eq!(config.memory.limit, Bytes::mib(512));
-    assert_eq!(
-        config.source.user_of(&"scratch-MDT0001".parse().unwrap()),
-        "cl2-bridge"
-    );
-    assert_eq!(
-        config.source.user_of(&"scratch-MDT0000".parse().unwrap()),
-        "cl1"
-    );
+    assert_eq!(config.source.user_of(&"scratch-MDT0001".parse().unwrap()), "cl2-bridge");
+    assert_eq!(config.source.user_of(&"scratch-MDT0000".parse().unwrap()), "cl1");
     assert!(!config.source.takes(&"scratch-MDT0002".parse().unwrap()));
-    assert_eq!(
-        config.feed(None).unwrap().key,
-        clbridge_schemas::key::KeyKind::Parent
-    );
-    assert_eq!(
-        config.feed(Some("names")).unwrap().framing,
-        FramingName::Confluent { id: 7 }
-    );
-    assert_eq!(
-        config.all_feeds().map(|(name, _)| name).collect::<Vec<_>>(),
-        [None, Some("names")]
-    );
+    assert_eq!(config.feed(None).unwrap().key, clbridge_schemas::key::KeyKind::Parent);
+    assert_eq!(config.feed(Some("names")).unwrap().framing, FramingName::Confluent { id: 7 });
+    assert_eq!(config.all_feeds().map(|(name, _)| name).collect::<Vec<_>>(), [None, Some("names")]);
     assert!(config.patterns[0].pattern.matches("audit-x"));
     assert_eq!(config.log.format, LogFormat::Json);
     // Names keep their case.
@@ -92,10 +74,7 @@ fn a_file_gives_every_kind_of_value_and_defaults_fill_the_rest() {
     assert!(!robinhood.mdts.takes(&"scratch-MDT0001".parse().unwrap()));
     assert_eq!(
         config.groups["lake"].spec("lake").policy,
-        clbridge_sinks::Policy::Release {
-            backlog: Some(1_000_000),
-            age: Some(Duration::from_secs(26 * 3600))
-        }
+        clbridge_sinks::Policy::Release { backlog: Some(1_000_000), age: Some(Duration::from_secs(26 * 3600)) }
     );
 }
 
@@ -115,14 +94,8 @@ fn the_environment_overrides_any_key() {
             ("CLBRIDGE_INSTANCE", "bridge-b"),
             ("CLBRIDGE_CLEAR__MIN_AGE", "1m"),
             ("CLBRIDGE_CLEAR__BATCH", "77"),
-            (
-                "CLBRIDGE_SOURCE__MDTS",
-                "[\"scratch-MDT0001\", \"scratch-MDT0000\", \"scratch-MDT0003\"]",
-            ),
-            (
-                "CLBRIDGE_SOURCE__USERS",
-                "{ \"scratch-MDT0003\" = \"cl9\" }",
-            ),
+            ("CLBRIDGE_SOURCE__MDTS", "[\"scratch-MDT0001\", \"scratch-MDT0000\", \"scratch-MDT0003\"]"),
+            ("CLBRIDGE_SOURCE__USERS", "{ \"scratch-MDT0003\" = \"cl9\" }"),
             ("CLBRIDGE_FEEDS__NAMES__SCHEMA_VERSION", "2"),
             ("CLBRIDGE_GROUPS__AUDIT__POLICY__RELEASE__BACKLOG", "5"),
             ("CLBRIDGE_CONFIG", "/not/a/key"),
@@ -134,22 +107,10 @@ fn the_environment_overrides_any_key() {
     assert_eq!(config.clear.min_age, Duration::from_secs(60));
     assert_eq!(config.clear.batch, 77);
     assert_eq!(config.source.mdts.len(), 3);
-    assert_eq!(
-        config.source.user_of(&"scratch-MDT0003".parse().unwrap()),
-        "cl9"
-    );
-    assert_eq!(
-        config.source.user_of(&"scratch-MDT0001".parse().unwrap()),
-        "cl2-bridge"
-    );
+    assert_eq!(config.source.user_of(&"scratch-MDT0003".parse().unwrap()), "cl9");
+    assert_eq!(config.source.user_of(&"scratch-MDT0001".parse().unwrap()), "cl2-bridge");
     assert_eq!(config.feeds["names"].schema_version, 2);
-    assert_eq!(
-        config.groups["audit"].policy,
-        PolicyConfig::Release {
-            backlog: Some(5),
-            age: None
-        }
-    );
+    assert_eq!(config.groups["audit"].policy, PolicyConfig::Release { backlog: Some(5), age: None });
     assert_eq!(config.groups.len(), 3);
 }
 
@@ -188,10 +149,7 @@ fn an_unknown_key_is_an_error_that_names_it_wherever_it_stands() {
         ("[feed]\ntypez = []", "feed.typez"),
         ("[feeds.names]\ntypez = []", "feeds.names.typez"),
         ("[groups.lake]\nfrm = \"oldest\"", "groups.lake.frm"),
-        (
-            "[[patterns]]\npattern = \"x\"\nfed = \"y\"",
-            "patterns[0].fed",
-        ),
+        ("[[patterns]]\npattern = \"x\"\nfed = \"y\"", "patterns[0].fed"),
         ("[sink]\nkafca = 1", "sink.kafca"),
         ("[sink.kafka]\nboostrap = \"x\"", "sink.kafka.boostrap"),
         ("[batch]\nmax = 1", "batch.max"),
@@ -232,29 +190,14 @@ fn an_impossible_combination_is_an_error_that_names_the_key_to_change() {
         ("[source]\nkind = \"sim\"", "source.address"),
         ("[source]\naddress = \"127.0.0.1:1\"", "source.address"),
         ("[source]\nkind = \"replay\"", "source.files"),
-        (
-            "[source]\nfiles = { \"fs-MDT0000\" = [\"a\"] }",
-            "source.files",
-        ),
-        (
-            "[source]\nfs = \"a\"\nmdts = [\"b-MDT0000\"]",
-            "source.mdts",
-        ),
+        ("[source]\nfiles = { \"fs-MDT0000\" = [\"a\"] }", "source.files"),
+        ("[source]\nfs = \"a\"\nmdts = [\"b-MDT0000\"]", "source.mdts"),
         ("[source]\nuser = \"robinhood\"", "source.user"),
         ("[source]\nuser = \"cl0\"", "source.user"),
-        (
-            "[source]\nusers = { \"fs-MDT0000\" = \"cl\" }",
-            "source.users.fs-MDT0000",
-        ),
-        (
-            "[source]\nfs = \"a\"\nusers = { \"b-MDT0000\" = \"cl1\" }",
-            "source.users.b-MDT0000",
-        ),
+        ("[source]\nusers = { \"fs-MDT0000\" = \"cl\" }", "source.users.fs-MDT0000"),
+        ("[source]\nfs = \"a\"\nusers = { \"b-MDT0000\" = \"cl1\" }", "source.users.b-MDT0000"),
         ("[source]\nreopen_share = 1.5", "source.reopen_share"),
-        (
-            "[source]\npoll_min = \"1s\"\npoll_max = \"10ms\"",
-            "source.poll_max",
-        ),
+        ("[source]\npoll_min = \"1s\"\npoll_max = \"10ms\"", "source.poll_max"),
         ("[clear]\nmin_age = \"0s\"", "clear.min_age"),
         ("[clear]\nbatch = 0", "clear.batch"),
         ("[clear]\nstate_fresh = \"3s\"", "clear.state_fresh"),
@@ -266,22 +209,10 @@ fn an_impossible_combination_is_an_error_that_names_the_key_to_change() {
         ("[feeds.repair]\n", "feeds.repair"),
         ("[feeds.\"a.b\"]\n", "feeds.a.b"),
         ("[groups.lake]\nfeed = \"names\"", "groups.lake.feed"),
-        (
-            "[source]\nfs = \"a\"\n[groups.lake]\nmdts = [\"b-MDT0000\"]",
-            "groups.lake.mdts",
-        ),
-        (
-            "[groups.lake]\npolicy = { release = {} }",
-            "groups.lake.policy.release",
-        ),
-        (
-            "[groups.lake]\npolicy = { release = { age = \"0s\" } }",
-            "groups.lake.policy.release.age",
-        ),
-        (
-            "[[patterns]]\npattern = \"a\"\nfeed = \"names\"",
-            "patterns[0].feed",
-        ),
+        ("[source]\nfs = \"a\"\n[groups.lake]\nmdts = [\"b-MDT0000\"]", "groups.lake.mdts"),
+        ("[groups.lake]\npolicy = { release = {} }", "groups.lake.policy.release"),
+        ("[groups.lake]\npolicy = { release = { age = \"0s\" } }", "groups.lake.policy.release.age"),
+        ("[[patterns]]\npattern = \"a\"\nfeed = \"names\"", "patterns[0].feed"),
         ("backlog_limit = 0", "backlog_limit"),
         ("[memory]\nlimit = \"1MiB\"", "memory.limit"),
         ("[batch]\nmax_bytes = \"128MiB\"", "batch.max_bytes"),
@@ -294,10 +225,7 @@ fn an_impossible_combination_is_an_error_that_names_the_key_to_change() {
         ("[sink.kafka.librdkafka]\nacks = \"1\"", "sink.kafka"),
     ] {
         let error = parsed(toml, &[]).unwrap_err();
-        assert!(
-            matches!(error, ConfigError::Impossible { .. }),
-            "{toml}: {error}"
-        );
+        assert!(matches!(error, ConfigError::Impossible { .. }), "{toml}: {error}");
         assert_eq!(error.key(), Some(key), "{error}");
     }
 }
@@ -310,32 +238,16 @@ fn settings_of_librdkafka_keep_their_dots_and_their_secrets_come_from_files() {
     let toml = format!(
         "[sink.kafka.librdkafka]\n\"security.protocol\" = \"sasl_plaintext\"\n\"sasl.password\" = {{ file = {secret:?} }}\n"
     );
-    let env = [(
-        "CLBRIDGE_SINK__KAFKA__LIBRDKAFKA",
-        "{ \"sasl.mechanism\" = \"PLAIN\" }",
-    )];
+    let env = [("CLBRIDGE_SINK__KAFKA__LIBRDKAFKA", "{ \"sasl.mechanism\" = \"PLAIN\" }")];
     let settings = parsed(&toml, &env).unwrap().sink.kafka.librdkafka;
-    let expected = [
-        ("sasl.mechanism", "PLAIN"),
-        ("sasl.password", "s3cret"),
-        ("security.protocol", "sasl_plaintext"),
-    ];
-    assert_eq!(
-        settings
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .collect::<Vec<_>>(),
-        expected
-    );
+    let expected = [("sasl.mechanism", "PLAIN"), ("sasl.password", "s3cret"), ("security.protocol", "sasl_plaintext")];
+    assert_eq!(settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(), expected);
 }
 
 #[test]
 fn a_file_that_is_missing_or_no_toml_is_an_error_that_names_the_file() {
     let error = Config::load(&[PathBuf::from("/no/such/clbridge.toml")], []).unwrap_err();
-    assert!(
-        error.to_string().contains("/no/such/clbridge.toml"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("/no/such/clbridge.toml"), "{error}");
     let error = parsed("a = = 1", &[]).unwrap_err();
     assert!(error.to_string().contains("clbridge.toml"), "{error}");
 }
@@ -347,11 +259,7 @@ fn keys(value: &serde_json::Value, path: &str, into: &mut Vec<String>) {
             if !["source.users", "source.files", "sink.kafka.librdkafka"].contains(&path) =>
         {
             for (name, inner) in table {
-                let path = if path.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{path}.{name}")
-                };
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 keys(inner, &path, into);
             }
         }
@@ -366,11 +274,7 @@ fn keys(value: &serde_json::Value, path: &str, into: &mut Vec<String>) {
 
 #[test]
 fn every_key_is_described_in_the_documentation() {
-    let docs = fs::read_to_string(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../docs/configuration.md"
-    ))
-    .unwrap();
+    let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md")).unwrap();
     let config = parsed(
         "[feeds.NAME]\n[groups.NAME]\npolicy = { release = { backlog = 1, age = \"1s\" } }\n[[patterns]]\npattern = \"x\"\n",
         &[],
@@ -379,12 +283,6 @@ fn every_key_is_described_in_the_documentation() {
     let mut all = Vec::new();
     keys(&serde_json::to_value(&config).unwrap(), "", &mut all);
     assert!(all.len() > 45, "{all:?}");
-    let missing: Vec<_> = all
-        .iter()
-        .filter(|key| !docs.contains(&format!("`{key}`")))
-        .collect();
-    assert!(
-        missing.is_empty(),
-        "not in docs/configuration.md: {missing:?}"
-    );
+    let missing: Vec<_> = all.iter().filter(|key| !docs.contains(&format!("`{key}`"))).collect();
+    assert!(missing.is_empty(), "not in docs/configuration.md: {missing:?}");
 }

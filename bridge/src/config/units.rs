@@ -46,28 +46,18 @@ impl FromStr for Bytes {
         let factor = if unit.is_empty() {
             Some(1)
         } else {
-            UNITS
-                .iter()
-                .find(|(name, _)| name.eq_ignore_ascii_case(unit))
-                .map(|(_, factor)| *factor)
+            UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).map(|(_, factor)| *factor)
         };
-        number
-            .parse::<u64>()
-            .ok()
-            .zip(factor)
-            .and_then(|(n, factor)| n.checked_mul(factor))
-            .map(Self)
-            .ok_or_else(|| format!("\"{text}\" is not a number of bytes: write 1048576, \"64KiB\", \"256MiB\" or \"1GB\""))
+        number.parse::<u64>().ok().zip(factor).and_then(|(n, factor)| n.checked_mul(factor)).map(Self).ok_or_else(
+            || format!("\"{text}\" is not a number of bytes: write 1048576, \"64KiB\", \"256MiB\" or \"1GB\""),
+        )
     }
 }
 
 /// The largest binary unit that divides it.
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = UNITS[..4]
-            .iter()
-            .rev()
-            .find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor));
+        let unit = UNITS[..4].iter().rev().find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor));
         match unit {
             Some((name, factor)) => write!(f, "{}{name}", self.0 / factor),
             None => write!(f, "{}B", self.0),
@@ -93,9 +83,7 @@ impl<'de> Deserialize<'de> for Bytes {
                 Ok(Bytes(v))
             }
             fn visit_i64<E: de::Error>(self, v: i64) -> Result<Bytes, E> {
-                u64::try_from(v)
-                    .map(Bytes)
-                    .map_err(|_| E::custom(format!("{v} is not a number of bytes")))
+                u64::try_from(v).map(Bytes).map_err(|_| E::custom(format!("{v} is not a number of bytes")))
             }
             fn visit_str<E: de::Error>(self, v: &str) -> Result<Bytes, E> {
                 v.parse().map_err(E::custom)
@@ -112,14 +100,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_binary_and_decimal_units_and_print_as_they_are_read() {
-        for (text, bytes) in [
-            ("0", 0),
-            ("17", 17),
-            ("17 B", 17),
-            ("64KiB", 65_536),
-            ("256 mib", 256 << 20),
-            ("2GB", 2_000_000_000),
-        ] {
+        for (text, bytes) in
+            [("0", 0), ("17", 17), ("17 B", 17), ("64KiB", 65_536), ("256 mib", 256 << 20), ("2GB", 2_000_000_000)]
+        {
             let parsed: Bytes = text.parse().unwrap();
             assert_eq!(parsed.0, bytes, "{text}");
             assert_eq!(parsed.to_string().parse::<Bytes>().unwrap(), parsed);
