@@ -7,14 +7,14 @@ use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use apache_avro::{Schema, Writer};
 use clbridge_schemas::avro::{ChangelogRecord, SchemaVersion, schema_json};
 use clbridge_schemas::ids::MdtName;
 use clbridge_schemas::lustre::{Fid, Nid, OwnedRename, Record, RecordType, View, clfe};
 use clbridge_schemas::text;
-use clbridge_sinks::{Batch, Consumed, Consumer};
+use clbridge_sinks::{Batch, Consumed, Consumer, SinkError};
 use thiserror::Error;
+use tracing::warn;
 
 use crate::modules::TypeSet;
 
@@ -229,9 +229,11 @@ fn bad(consumed: &Consumed, why: &str) -> OutputError {
 const BATCH: usize = 2_000;
 /// Longest wait for the first of them.
 const WAIT: Duration = Duration::from_millis(500);
+/// Pause before a broker that could not answer is asked again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Consumes until `stop` resolves, the output is closed, or [`Selection::max`] records were written. Returns how many
-/// were written and acknowledged.
+/// were written.
 ///
 /// # Errors
 /// The broker or the output fails, or something that is no record is in a topic.
@@ -246,10 +248,21 @@ pub async fn consume(
     while select.max.is_none_or(|max| total < max) {
         let left = select.max.map_or(BATCH, |max| usize::try_from(max - total).unwrap_or(BATCH).min(BATCH));
         // What a cancelled call had taken was not acknowledged: the group gets it again.
-        let batch = tokio::select! {
+        let taken = tokio::select! {
             biased;
             () = &mut stop => return Ok(total),
-            batch = consumer.next(left, WAIT) => batch?,
+            taken = consumer.next(left, WAIT) => taken,
+        };
+        let batch = match taken {
+            Ok(batch) => batch,
+            Err(SinkError::Unavailable { what, why }) => {
+                warn!("{what}: {why}; trying again");
+                tokio::select! {
+                    () = &mut stop => return Ok(total),
+                    () = tokio::time::sleep(RETRY) => continue,
+                }
+            }
+            Err(e) => return Err(e.into()),
         };
         if batch.records.is_empty() {
             continue;
@@ -267,10 +280,14 @@ pub async fn consume(
         output = back;
         match written {
             Ok(written) => {
-                consumer
-                    .done(&batch)
-                    .await
-                    .context("records were written out but could not be acknowledged; they will come again")?;
+                match consumer.done(&batch).await {
+                    Ok(()) => {}
+                    // The next acknowledgement covers these too, unless another member has them by then.
+                    Err(SinkError::Unavailable { what, why }) => {
+                        warn!("{what}: {why}; records that were written out may come again");
+                    }
+                    Err(e) => return Err(e.into()),
+                }
                 total += written;
             }
             Err(OutputError::Closed) => return Ok(total),

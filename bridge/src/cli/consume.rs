@@ -46,6 +46,7 @@ pub(super) struct Args {
 const OUT_BUFFER: usize = 1 << 16;
 
 pub(super) async fn run(args: &Args, config: Arc<Config>) -> anyhow::Result<ExitCode> {
+    super::start_log(&config)?;
     let select = Selection {
         types: if args.types.is_empty() { TypeSet::ALL } else { TypeSet::of_names(&args.types).context("--types")? },
         mdts: args.mdt.clone(),

@@ -21,9 +21,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, LogFormat};
 
 /// Where the configuration is looked for if none is named.
 const DEFAULT_CONFIG: &str = "/etc/clbridge/clbridge.toml";
@@ -112,6 +113,18 @@ fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Res
     // A broker client's thread may be in a call that takes its time-out; nobody waits for its answer any more.
     runtime.shutdown_background();
     result
+}
+
+/// Logs go to standard error.
+fn start_log(config: &Config) -> anyhow::Result<()> {
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(&config.log.filter).context("configuration key `log.filter`")?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    }
+    .map_err(|e| anyhow::anyhow!("logging cannot be started: {e}"))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::config::{Config, LogFormat};
+use crate::config::Config;
 use crate::membership::Membership;
 use crate::run::Bridge;
 use crate::{assembly, http};
@@ -21,7 +21,7 @@ pub(super) struct Args {}
 const HTTP_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(_: &Args, config: Arc<Config>) -> anyhow::Result<ExitCode> {
-    log(&config)?;
+    super::start_log(&config)?;
     // Before anything is fenced: whoever cannot show its status must not take an MDT from one who can.
     let listen = config.http.listen;
     let listener =
@@ -65,15 +65,4 @@ pub(super) async fn run(_: &Args, config: Arc<Config>) -> anyhow::Result<ExitCod
     bridge.shutdown().await;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
-}
-
-fn log(config: &Config) -> anyhow::Result<()> {
-    let filter =
-        tracing_subscriber::EnvFilter::try_new(&config.log.filter).context("configuration key `log.filter`")?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log.format {
-        LogFormat::Text => builder.with_ansi(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    }
-    .map_err(|e| anyhow::anyhow!("logging cannot be started: {e}"))
 }

@@ -6,18 +6,30 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use clbridge_schemas::avro::{Additions, Encoder, Framing};
 use clbridge_schemas::lustre::Time;
-use clbridge_sinks::{Position, SinkError};
+use clbridge_sinks::Position;
+use tokio::sync::Notify;
 
 /// Hands out batches of one and notes what was acknowledged.
 struct Fake {
     batches: VecDeque<Batch>,
     done: Vec<u64>,
+    /// So often the broker cannot answer first.
+    away: u32,
+    /// Told when everything was handed out.
+    over: Arc<Notify>,
 }
 
 #[async_trait]
 impl Consumer for Fake {
     async fn next(&mut self, max: usize, _: Duration) -> Result<Batch, SinkError> {
-        let Some(mut batch) = self.batches.pop_front() else { std::future::pending().await };
+        if self.away > 0 {
+            self.away -= 1;
+            return Err(SinkError::Unavailable { what: "group".into(), why: "away".into() });
+        }
+        let Some(mut batch) = self.batches.pop_front() else {
+            self.over.notify_one();
+            std::future::pending().await
+        };
         batch.records.truncate(max);
         Ok(batch)
     }
@@ -85,13 +97,17 @@ fn fake(types: &[RecordType]) -> (Fake, Vec<String>) {
             payload,
         }],
     };
-    (Fake { batches: (0u64..).zip(payloads).map(batch).collect(), done: Vec::new() }, lines)
+    (
+        Fake { batches: (0u64..).zip(payloads).map(batch).collect(), done: Vec::new(), away: 0, over: Arc::default() },
+        lines,
+    )
 }
 
 async fn run(fake: &mut Fake, format: Format, room: usize, select: Selection) -> (anyhow::Result<u64>, Vec<u8>) {
     let pipe = Pipe { taken: Arc::default(), room };
     let output = Output::new(format, Box::new(pipe.clone())).unwrap();
-    let result = consume(fake, output, select, tokio::time::sleep(Duration::from_millis(300))).await;
+    let over = fake.over.clone();
+    let result = consume(fake, output, select, async move { over.notified().await }).await;
     let taken = pipe.taken.lock().unwrap().clone();
     (result, taken)
 }
@@ -171,4 +187,12 @@ async fn a_foreign_message_is_an_error_that_names_where_and_is_not_acknowledged(
     let error = result.unwrap_err().to_string();
     assert!(error.contains("lustre.fs-MDT0000 partition 0 position 0"), "{error}");
     assert!(consumer.done.is_empty());
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_for_a_while_is_asked_again() {
+    let (mut consumer, _) = fake(&TWO);
+    consumer.away = 1;
+    let (result, _) = run(&mut consumer, Format::Lfs, usize::MAX, all()).await;
+    assert_eq!(result.unwrap(), 2);
 }
