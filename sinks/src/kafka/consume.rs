@@ -290,10 +290,29 @@ impl MemberInner {
             return Ok(());
         }
         let list: TopicPartitionList = positions(&own).map_err(|e| sort(what(), &e))?;
-        self.consumer
-            .commit(&list, CommitMode::Sync)
-            .map_err(|e| sort_kafka(what(), e))
+        match self.consumer.commit(&list, CommitMode::Sync) {
+            Err(KafkaError::ConsumerCommit(code)) if rebalancing(code) => {
+                tracing::info!(
+                    group = self.group,
+                    "not acknowledged, since the group is being shared out anew: these records come again"
+                );
+                Ok(())
+            }
+            other => other.map_err(|e| sort_kafka(what(), e)),
+        }
     }
+}
+
+/// Whether a commit was refused because the partitions are being given to members anew: whoever has them next begins
+/// behind what was committed before. That is a member's everyday life and must not end it.
+fn rebalancing(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::RebalanceInProgress
+            | RDKafkaErrorCode::IllegalGeneration
+            | RDKafkaErrorCode::UnknownMemberId
+            | RDKafkaErrorCode::StaleMemberEpoch
+    )
 }
 
 /// A reader that belongs to no group.
