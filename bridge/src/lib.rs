@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod consume;
 pub mod core;
+pub mod demo;
 pub mod failpoint;
 pub mod http;
 pub mod membership;

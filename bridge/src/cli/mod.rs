@@ -7,6 +7,7 @@ mod broker;
 mod check;
 mod consume;
 mod decode;
+mod demo;
 mod groups;
 mod position;
 mod reset;
@@ -62,6 +63,8 @@ enum Command {
     Schemas(schemas::Args),
     /// Begin a stopped MDT anew, at its oldest record, as a new incarnation
     Reset(reset::Args),
+    /// See it work: simulated MDTs, a broker in this process, groups, a kill, a crash, a verdict
+    Demo(demo::Args),
 }
 
 impl Cli {
@@ -104,6 +107,7 @@ fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Consume(args) => block_on(consume::run(args, cli.config()?)),
         Command::Where(args) => block_on(position::run(args, cli.config()?)),
         Command::Reset(args) => block_on(reset::run(args, cli.config()?)),
+        Command::Demo(args) => block_on(demo::run(args)),
     }
 }
 
