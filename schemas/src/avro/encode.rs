@@ -71,7 +71,7 @@ impl Encoder {
         out.truncate(start + length);
     }
 
-    #[inline]
+    #[inline(always)]
     fn put(&self, view: &View<'_>, incarnation: u32, additions: Additions<'_>, w: &mut Writer<'_>) {
         put_identity(view, incarnation, w);
         w.nullable(view.parent(), put_fid);
@@ -140,14 +140,14 @@ impl Encoder {
 
 /// Room that the record's body surely fits in. Text that is not UTF-8 grows to three times its length by replacement
 /// characters, and a name's bytes follow it.
-#[inline]
+#[inline(always)]
 fn room_for(view: &View<'_>, additions: Additions<'_>) -> usize {
     let text = view.names_raw().len() + view.jobid().map_or(0, <[u8]>::len) + view.xattr().map_or(0, <[u8]>::len);
     NUMBERS + 4 * text + additions.path.map_or(0, str::len)
 }
 
 /// The fields that every record has.
-#[inline]
+#[inline(always)]
 fn put_identity(view: &View<'_>, incarnation: u32, w: &mut Writer<'_>) {
     let rtype = view.rtype();
     w.long(view.index().cast_signed());
@@ -159,12 +159,12 @@ fn put_identity(view: &View<'_>, incarnation: u32, w: &mut Writer<'_>) {
     put_fid(w, view.tfid());
 }
 
-#[inline]
+#[inline(always)]
 fn put_int_bits(w: &mut Writer<'_>, value: u32) {
     w.long(i64::from(value.cast_signed()));
 }
 
-#[inline]
+#[inline(always)]
 fn put_fid(w: &mut Writer<'_>, fid: Fid) {
     w.long(fid.seq.cast_signed());
     w.long(i64::from(fid.oid));
@@ -172,14 +172,14 @@ fn put_fid(w: &mut Writer<'_>, fid: Fid) {
 }
 
 /// A name as text, and as bytes too if it is not UTF-8.
-#[inline]
+#[inline(always)]
 fn put_name(name: Option<&[u8]>, w: &mut Writer<'_>) {
     let Some(name) = name else {
         w.raw(&[NULL, NULL]);
         return;
     };
     w.byte(SOME);
-    if std::str::from_utf8(name).is_ok() {
+    if is_text(name) {
         w.bytes(name);
         w.byte(NULL);
     } else {
@@ -190,12 +190,22 @@ fn put_name(name: Option<&[u8]>, w: &mut Writer<'_>) {
 }
 
 /// Text that has no place for its bytes: what is not UTF-8 is replaced.
-#[inline]
+#[inline(always)]
 fn put_lossy(w: &mut Writer<'_>, text: &[u8]) {
-    match std::str::from_utf8(text) {
-        Ok(text) => w.bytes(text.as_bytes()),
-        Err(_) => put_replaced(w, text),
+    if is_text(text) {
+        w.bytes(text);
+    } else {
+        put_replaced(w, text);
     }
+}
+
+/// Whether it is UTF-8; nearly all names are ASCII, which is seen without a call.
+#[inline(always)]
+fn is_text(bytes: &[u8]) -> bool {
+    let (words, tail) = bytes.as_chunks::<8>();
+    let words = words.iter().fold(0, |all, word| all | u64::from_le_bytes(*word));
+    let tail = tail.iter().fold(0, |all, byte| all | byte);
+    (words & 0x8080_8080_8080_8080 == 0 && tail < 0x80) || std::str::from_utf8(bytes).is_ok()
 }
 
 /// As `String::from_utf8_lossy`, without its allocation.
@@ -214,7 +224,7 @@ fn put_replaced(w: &mut Writer<'_>, text: &[u8]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn put_nid(w: &mut Writer<'_>, nid: Nid) {
     let mut text = [0; Nid::MAX_TEXT];
     let length = nid.text_in(&mut text);

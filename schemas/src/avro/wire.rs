@@ -78,11 +78,23 @@ impl<'a> Writer<'a> {
     }
 
     /// Bytes as they are.
-    #[inline]
+    #[inline(always)]
     pub(super) fn raw(&mut self, value: &[u8]) {
-        let end = self.at + value.len();
-        self.room[self.at..end].copy_from_slice(value);
-        self.at = end;
+        let room = &mut self.room[self.at..self.at + value.len()];
+        self.at += value.len();
+        // Names and job ids: two moves that overlap instead of a call.
+        match (value.first_chunk::<8>(), value.last_chunk::<8>()) {
+            (Some(first), Some(last)) if value.len() <= 16 => ends(room, first, last),
+            (Some(_), _) => match (value.first_chunk::<16>(), value.last_chunk::<16>()) {
+                (Some(first), Some(last)) if value.len() <= 32 => ends(room, first, last),
+                _ => room.copy_from_slice(value),
+            },
+            _ => {
+                for (to, from) in room.iter_mut().zip(value) {
+                    *to = *from;
+                }
+            }
+        }
     }
 
     /// A union `["null", X]`.
@@ -96,6 +108,14 @@ impl<'a> Writer<'a> {
             }
         }
     }
+}
+
+/// Sets both ends of `room`, which may overlap.
+#[inline(always)]
+fn ends<const N: usize>(room: &mut [u8], first: &[u8; N], last: &[u8; N]) {
+    let tail = room.len() - N;
+    room[..N].copy_from_slice(first);
+    room[tail..].copy_from_slice(last);
 }
 
 /// The low 56 bits, seven in each byte.

@@ -143,17 +143,14 @@ impl Nid {
         let mut at = 0;
         if let (Some((name, Form::Ip)), 0) = (self.network(), self.size) {
             let [a, b, c, d, ..] = self.addr;
-            for (octet, end) in [(a, b'.'), (b, b'.'), (c, b'.'), (d, b'@')] {
+            for octet in [a, b, c, d] {
                 let (digits, length) = OCTETS[usize::from(octet)];
-                room[at..at + 3].copy_from_slice(&digits);
+                room[at..at + 4].copy_from_slice(&digits);
                 at += usize::from(length);
-                room[at] = end;
-                at += 1;
             }
-            for byte in name.bytes() {
-                room[at] = byte;
-                at += 1;
-            }
+            room[at - 1] = b'@';
+            room[at..at + name.len()].copy_from_slice(name.as_bytes());
+            at += name.len();
             if self.net_number == 0 {
                 return at;
             }
@@ -174,17 +171,16 @@ impl Nid {
     }
 }
 
-/// An octet's decimal digits and how many they are.
-const OCTETS: [([u8; 3], u8); 256] = {
-    let mut octets = [([0; 3], 0); 256];
+/// An octet's decimal digits and a dot, and how many bytes that is.
+const OCTETS: [([u8; 4], u8); 256] = {
+    let mut octets = [([0; 4], 0); 256];
     let mut n = 0;
     while n < 256 {
-        let (hundreds, tens, ones) = (n / 100, n / 10 % 10, n % 10);
-        let [h, t, o] = [b'0' + hundreds as u8, b'0' + tens as u8, b'0' + ones as u8];
+        let [h, t, o] = [b'0' + (n / 100) as u8, b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8];
         octets[n] = match n {
-            0..10 => ([o, 0, 0], 1),
-            10..100 => ([t, o, 0], 2),
-            _ => ([h, t, o], 3),
+            0..10 => ([o, b'.', 0, 0], 2),
+            10..100 => ([t, o, b'.', 0], 3),
+            _ => ([h, t, o, b'.'], 4),
         };
         n += 1;
     }
