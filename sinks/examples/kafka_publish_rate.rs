@@ -32,15 +32,8 @@ fn main() -> Result<()> {
         ..KafkaConfig::default()
     };
     let sink = KafkaSink::new(config)?;
-    let mdt: MdtName = format!("r{:07x}-MDT0000", std::process::id())
-        .parse()
-        .map_err(|e| anyhow::anyhow!("{e}"))?;
-    let spec = TopicSpec {
-        mdt: mdt.clone(),
-        feed: None,
-        partitions: 4,
-        max_message_bytes: 64 * 1024,
-    };
+    let mdt: MdtName = format!("r{:07x}-MDT0000", std::process::id()).parse().map_err(|e| anyhow::anyhow!("{e}"))?;
+    let spec = TopicSpec { mdt: mdt.clone(), feed: None, partitions: 4, max_message_bytes: 64 * 1024 };
     let topics = runtime.block_on(sink.prepare(&[spec], None))?;
     let mut publisher = runtime.block_on(sink.recover(&mdt, &topics))?.publisher;
     let mut state = State::first(mdt, "rate".to_owned());
@@ -49,11 +42,7 @@ fn main() -> Result<()> {
     // Payloads that compress about as changelog records do.
     let payloads: Vec<Vec<u8>> = (0..1024u64)
         .map(|i| {
-            let words = (0u64..).map(|j| {
-                i.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                    .rotate_left(j as u32 * 7)
-                    & 0xffff_ffff
-            });
+            let words = (0u64..).map(|j| i.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(j as u32 * 7) & 0xffff_ffff);
             words.flat_map(u64::to_le_bytes).take(size).collect()
         })
         .collect();
@@ -68,10 +57,7 @@ fn main() -> Result<()> {
     while durable_to < records {
         let mut full = false;
         if index < records {
-            let id = RecordId {
-                incarnation: 1,
-                index: NonZeroU64::MIN.saturating_add(index),
-            };
+            let id = RecordId { incarnation: 1, index: NonZeroU64::MIN.saturating_add(index) };
             let payload = &payloads[(index % 1024) as usize];
             let key = (index / 3).to_le_bytes();
             let m = Message {
@@ -103,11 +89,7 @@ fn main() -> Result<()> {
                 Err(Refused::Dead(e)) => return Err(e.into()),
             }
         }
-        let wait = if full || index == records {
-            Duration::from_millis(5)
-        } else {
-            Duration::ZERO
-        };
+        let wait = if full || index == records { Duration::from_millis(5) } else { Duration::ZERO };
         publisher.poll(wait, &mut |d| {
             if let Durable::Frontier(id) = d {
                 durable_to = id.index.get();
@@ -116,10 +98,7 @@ fn main() -> Result<()> {
     }
     let seconds = began.elapsed().as_secs_f64();
     let cpu = cpu_seconds()? - cpu;
-    ensure!(
-        publisher.in_flight() == (0, 0),
-        "something is still in flight"
-    );
+    ensure!(publisher.in_flight() == (0, 0), "something is still in flight");
     let per_million = 1e6 / records as f64;
     println!(
         "{delivery:?}: {:.0} records/s, {:.2} CPU s per million, {commits} batches, peak RSS {} MB",
@@ -133,22 +112,14 @@ fn main() -> Result<()> {
 /// User and system time of this process so far, of /proc/self/stat (fields 14 and 15, in ticks of 10 ms).
 fn cpu_seconds() -> Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .context("no fields")?
-        .split_whitespace()
-        .collect();
-    let ticks: u64 = fields.get(11).context("no utime")?.parse::<u64>()?
-        + fields.get(12).context("no stime")?.parse::<u64>()?;
+    let fields: Vec<&str> = stat.rsplit(')').next().context("no fields")?.split_whitespace().collect();
+    let ticks: u64 =
+        fields.get(11).context("no utime")?.parse::<u64>()? + fields.get(12).context("no stime")?.parse::<u64>()?;
     Ok(ticks as f64 / 100.0)
 }
 
 fn peak_rss_mb() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmHWM:"))
-        .context("no VmHWM")?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).context("no VmHWM")?;
     Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? / 1024)
 }

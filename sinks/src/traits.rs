@@ -117,11 +117,7 @@ pub trait Sink: Send + Sync {
     ///
     /// # Errors
     /// [`SinkError::Mismatch`] if a topic is not what `pinned` says or its settings break a guarantee.
-    async fn prepare(
-        &self,
-        want: &[TopicSpec],
-        pinned: Option<&State>,
-    ) -> Result<Vec<Topic>, SinkError>;
+    async fn prepare(&self, want: &[TopicSpec], pinned: Option<&State>) -> Result<Vec<Topic>, SinkError>;
 
     /// Reads State without fencing anyone; `None` if none was ever written.
     async fn peek_state(&self, mdt: &MdtName) -> Result<Option<State>, SinkError>;
@@ -130,11 +126,7 @@ pub trait Sink: Send + Sync {
     async fn recover(&self, mdt: &MdtName, topics: &[Topic]) -> Result<Recovered, SinkError>;
 
     /// For each position the first record at or behind it; `None` where there is none before the end.
-    async fn read_at(
-        &self,
-        topic: &Topic,
-        at: &[Position],
-    ) -> Result<Vec<Option<Stored>>, SinkError>;
+    async fn read_at(&self, topic: &Topic, at: &[Position]) -> Result<Vec<Option<Stored>>, SinkError>;
 
     /// Calls `each` for every durable record with an index above `above`, or of an incarnation above `incarnation`,
     /// in order within a partition. Starts where that is sure to be complete, so it may also show older ones.
@@ -148,18 +140,13 @@ pub trait Sink: Send + Sync {
 
     /// Forgets records below the given position of each partition, and those that are older than `keep` only.
     /// Never the last record of a partition. Returns the new low marks.
-    async fn trim(
-        &self,
-        topic: &Topic,
-        below: &[u64],
-        keep: Duration,
-    ) -> Result<Vec<u64>, SinkError>;
+    async fn trim(&self, topic: &Topic, below: &[u64], keep: Duration) -> Result<Vec<u64>, SinkError>;
 
     /// Makes the Avro schema readable for consumers by its fingerprint.
     async fn publish_schema(&self, fingerprint: [u8; 8], json: &str) -> Result<(), SinkError>;
 
-    /// Publishes records of a repair to the group's own repair topic (created if need be) and waits until they are
-    /// durable; returns that topic with the positions behind the last record of each partition.
+    /// Publishes records of a repair to the group's own repair topic (created if need be, the group's first position in
+    /// it written before) and waits until they are durable; returns that topic with the positions behind the last record of each partition.
     async fn repair(
         &self,
         topic: &Topic,
@@ -213,12 +200,7 @@ pub trait GroupObserver: Send + Sync {
     /// Writes the group's first position in every partition of `topic` where it has none, and returns all of them.
     /// A partition stays `None` where the position cannot be written safely: the group has live members and the
     /// topic already holds records, so that a written position might jump over what a member is just processing.
-    async fn register(
-        &self,
-        group: &str,
-        topic: &Topic,
-        from: StartAt,
-    ) -> Result<Offsets, SinkError>;
+    async fn register(&self, group: &str, topic: &Topic, from: StartAt) -> Result<Offsets, SinkError>;
 
     /// The registry of groups; the empty one with version 0 if none was ever written.
     async fn registry(&self) -> Result<Registry, SinkError>;

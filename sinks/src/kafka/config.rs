@@ -98,107 +98,35 @@ impl Default for KafkaConfig {
 
 /// Settings that must not be passed through, and what to use instead. The values that change nothing are let pass.
 const GUARDED: &[(&str, &[&str], &str)] = &[
-    (
-        "enable.idempotence",
-        &["true"],
-        "without it a retry may change the order or publish twice",
-    ),
-    (
-        "enable.gapless.guarantee",
-        &["true"],
-        "without it a failed batch leaves a gap",
-    ),
-    (
-        "acks",
-        &["all", "-1"],
-        "durable means that all in-sync replicas have the record",
-    ),
-    (
-        "request.required.acks",
-        &["all", "-1"],
-        "durable means that all in-sync replicas have the record",
-    ),
-    (
-        "transactional.id",
-        &[],
-        "it is the fence and is made from state_prefix and the MDT's name",
-    ),
+    ("enable.idempotence", &["true"], "without it a retry may change the order or publish twice"),
+    ("enable.gapless.guarantee", &["true"], "without it a failed batch leaves a gap"),
+    ("acks", &["all", "-1"], "durable means that all in-sync replicas have the record"),
+    ("request.required.acks", &["all", "-1"], "durable means that all in-sync replicas have the record"),
+    ("transactional.id", &[], "it is the fence and is made from state_prefix and the MDT's name"),
     ("transaction.timeout.ms", &[], "set transaction_timeout_ms"),
-    (
-        "isolation.level",
-        &[],
-        "what is read back must be what was committed",
-    ),
-    (
-        "message.timeout.ms",
-        &["0"],
-        "a record must not be given up while the broker is away",
-    ),
-    (
-        "delivery.timeout.ms",
-        &["0"],
-        "a record must not be given up while the broker is away",
-    ),
-    (
-        "enable.auto.commit",
-        &["false"],
-        "only what is done may be committed",
-    ),
-    (
-        "auto.commit.enable",
-        &["false"],
-        "only what is done may be committed",
-    ),
-    (
-        "enable.auto.offset.store",
-        &["false"],
-        "only what is done may be committed",
-    ),
-    (
-        "auto.offset.reset",
-        &["error"],
-        "a group without a position must not jump over records",
-    ),
-    (
-        "enable.partition.eof",
-        &[],
-        "the bridge sets it where it reads back",
-    ),
+    ("isolation.level", &[], "what is read back must be what was committed"),
+    ("message.timeout.ms", &["0"], "a record must not be given up while the broker is away"),
+    ("delivery.timeout.ms", &["0"], "a record must not be given up while the broker is away"),
+    ("enable.auto.commit", &["false"], "only what is done may be committed"),
+    ("auto.commit.enable", &["false"], "only what is done may be committed"),
+    ("enable.auto.offset.store", &["false"], "only what is done may be committed"),
+    ("auto.offset.reset", &["error"], "a group without a position must not jump over records"),
+    ("enable.partition.eof", &[], "the bridge sets it where it reads back"),
     ("group.id", &[], "groups are named in the registry"),
     ("bootstrap.servers", &[], "set bootstrap_servers"),
     ("metadata.broker.list", &[], "set bootstrap_servers"),
     ("client.id", &[], "set instance"),
-    (
-        "batch.size",
-        &[],
-        "set batch_bytes, which is checked against the topic's limit",
-    ),
-    (
-        "message.max.bytes",
-        &[],
-        "set batch_bytes, which is checked against the topic's limit",
-    ),
+    ("batch.size", &[], "set batch_bytes, which is checked against the topic's limit"),
+    ("message.max.bytes", &[], "set batch_bytes, which is checked against the topic's limit"),
     ("linger.ms", &[], "set linger_ms"),
     ("queue.buffering.max.ms", &[], "set linger_ms"),
     ("compression.codec", &[], "set compression"),
     ("compression.type", &[], "set compression"),
     ("queue.buffering.max.messages", &[], "set memory_bytes"),
     ("queue.buffering.max.kbytes", &[], "set memory_bytes"),
-    (
-        "allow.auto.create.topics",
-        &["false"],
-        "a topic made by accident has one partition and a retention",
-    ),
-    (
-        "log.queue",
-        &[],
-        "the bridge takes librdkafka's log lines itself",
-    ),
-    (
-        "test.mock.num.brokers",
-        &[],
-        "`clbridge demo` starts its own mock cluster",
-    ),
+    ("allow.auto.create.topics", &["false"], "a topic made by accident has one partition and a retention"),
+    ("log.queue", &[], "the bridge takes librdkafka's log lines itself"),
+    ("test.mock.num.brokers", &[], "`clbridge demo` starts its own mock cluster"),
 ];
 
 /// librdkafka's own memory for one message, bytes (brokers' measurements: 310 B at 145 B of payload).
@@ -211,11 +139,7 @@ impl KafkaConfig {
     /// [`SinkError::Mismatch`] that names the key, what is wrong with it and what to do.
     pub fn check(&self) -> Result<(), SinkError> {
         let wrong = |key: &str, why: String, hint: &str| {
-            Err(SinkError::Mismatch {
-                what: format!("setting kafka.{key}"),
-                why,
-                hint: hint.to_owned(),
-            })
+            Err(SinkError::Mismatch { what: format!("setting kafka.{key}"), why, hint: hint.to_owned() })
         };
         for (key, text) in [
             ("bootstrap_servers", &self.bootstrap_servers),
@@ -230,33 +154,14 @@ impl KafkaConfig {
         }
         for (key, value, from, to) in [
             ("partitions", u64::from(self.partitions), 1, 10_000),
-            (
-                "transaction_timeout_ms",
-                u64::from(self.transaction_timeout_ms),
-                1_000,
-                900_000,
-            ),
-            (
-                "batch_bytes",
-                u64::from(self.batch_bytes),
-                16_384,
-                104_857_600,
-            ),
+            ("transaction_timeout_ms", u64::from(self.transaction_timeout_ms), 1_000, 900_000),
+            ("batch_bytes", u64::from(self.batch_bytes), 16_384, 104_857_600),
             ("linger_ms", u64::from(self.linger_ms), 0, 900_000),
             ("memory_bytes", self.memory_bytes as u64, 1 << 20, 1 << 40),
-            (
-                "request_timeout_ms",
-                u64::from(self.request_timeout_ms),
-                1_000,
-                3_600_000,
-            ),
+            ("request_timeout_ms", u64::from(self.request_timeout_ms), 1_000, 3_600_000),
         ] {
             if !(from..=to).contains(&value) {
-                return wrong(
-                    key,
-                    format!("is {value}"),
-                    &format!("set it between {from} and {to}"),
-                );
+                return wrong(key, format!("is {value}"), &format!("set it between {from} and {to}"));
             }
         }
         for (given, value) in &self.librdkafka {
@@ -271,14 +176,11 @@ impl KafkaConfig {
                 );
             }
         }
-        self.client()?
-            .create_native_config()
-            .map(|_| ())
-            .map_err(|e| SinkError::Mismatch {
-                what: "setting kafka.librdkafka".to_owned(),
-                why: e.to_string(),
-                hint: "see librdkafka's CONFIGURATION.md for names and values".to_owned(),
-            })
+        self.client()?.create_native_config().map(|_| ()).map_err(|e| SinkError::Mismatch {
+            what: "setting kafka.librdkafka".to_owned(),
+            why: e.to_string(),
+            hint: "see librdkafka's CONFIGURATION.md for names and values".to_owned(),
+        })
     }
 
     /// The longest record that can be published, bytes.
@@ -301,17 +203,13 @@ impl KafkaConfig {
             };
             c.set(key, value);
         }
-        c.set("bootstrap.servers", &self.bootstrap_servers)
-            .set("client.id", &self.instance);
+        c.set("bootstrap.servers", &self.bootstrap_servers).set("client.id", &self.instance);
         c.set("allow.auto.create.topics", "false");
         Ok(c)
     }
 
     /// A producer; with `transactional_id` a transactional one.
-    pub(super) fn producer(
-        &self,
-        transactional_id: Option<&str>,
-    ) -> Result<ClientConfig, SinkError> {
+    pub(super) fn producer(&self, transactional_id: Option<&str>) -> Result<ClientConfig, SinkError> {
         let mut c = self.client()?;
         c.set("enable.idempotence", "true")
             .set("acks", "all")
@@ -326,17 +224,9 @@ impl KafkaConfig {
         match transactional_id {
             Some(id) => c
                 .set("transactional.id", id)
-                .set(
-                    "transaction.timeout.ms",
-                    self.transaction_timeout_ms.to_string(),
-                )
-                .set(
-                    "message.timeout.ms",
-                    self.transaction_timeout_ms.to_string(),
-                ),
-            None => c
-                .set("enable.gapless.guarantee", "true")
-                .set("message.timeout.ms", "0"),
+                .set("transaction.timeout.ms", self.transaction_timeout_ms.to_string())
+                .set("message.timeout.ms", self.transaction_timeout_ms.to_string()),
+            None => c.set("enable.gapless.guarantee", "true").set("message.timeout.ms", "0"),
         };
         Ok(c)
     }
@@ -349,14 +239,7 @@ impl KafkaConfig {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
-            .set(
-                "isolation.level",
-                if committed {
-                    "read_committed"
-                } else {
-                    "read_uncommitted"
-                },
-            )
+            .set("isolation.level", if committed { "read_committed" } else { "read_uncommitted" })
             // The default waits half a second at the end of a partition, which is where we read.
             .set("fetch.wait.max.ms", "10")
             .set("queued.max.messages.kbytes", "16384");
@@ -421,30 +304,20 @@ mod tests {
 
     #[test]
     fn other_settings_pass_and_harmless_values_of_guarded_ones_too() {
-        for (key, value) in [
-            ("acks", "all"),
-            ("socket.keepalive.enable", "true"),
-            ("security.protocol", "ssl"),
-        ] {
+        for (key, value) in [("acks", "all"), ("socket.keepalive.enable", "true"), ("security.protocol", "ssl")] {
             with(key, value).check().unwrap();
         }
     }
 
     #[test]
     fn a_setting_that_librdkafka_does_not_know_is_an_error_that_names_it() {
-        let error = with("no.such.setting", "1")
-            .check()
-            .unwrap_err()
-            .to_string();
+        let error = with("no.such.setting", "1").check().unwrap_err().to_string();
         assert!(error.contains("no.such.setting"), "{error}");
     }
 
     #[test]
     fn a_value_out_of_range_is_an_error_that_names_its_key() {
-        let c = KafkaConfig {
-            memory_bytes: 10,
-            ..KafkaConfig::default()
-        };
+        let c = KafkaConfig { memory_bytes: 10, ..KafkaConfig::default() };
         assert!(c.check().unwrap_err().to_string().contains("memory_bytes"));
     }
 
@@ -453,20 +326,11 @@ mod tests {
         let path = std::env::temp_dir().join(format!("clbridge-secret-{}", std::process::id()));
         std::fs::write(&path, "pa ss\n").unwrap();
         let path = path.to_str().unwrap();
-        for c in [
-            with("sasl.password_file", path),
-            with("sasl.password", &format!("file:{path}")),
-        ] {
+        for c in [with("sasl.password_file", path), with("sasl.password", &format!("file:{path}"))] {
             assert_eq!(c.client().unwrap().get("sasl.password"), Some("pa ss"));
         }
         std::fs::remove_file(path).unwrap();
-        let error = with("sasl.password_file", path)
-            .check()
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("sasl.password") && error.contains(path),
-            "{error}"
-        );
+        let error = with("sasl.password_file", path).check().unwrap_err().to_string();
+        assert!(error.contains("sasl.password") && error.contains(path), "{error}");
     }
 }

@@ -37,52 +37,28 @@ impl Subscription {
     /// The topics as a pattern of librdkafka; with `group` those of its repairs too.
     fn pattern(&self, config: &KafkaConfig, group: Option<&str>) -> String {
         let mdts = match &self.mdts {
-            MdtSelection::All => {
-                "[A-Za-z0-9_-]+-MDT[0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f]".to_owned()
-            }
+            MdtSelection::All => "[A-Za-z0-9_-]+-MDT[0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f]".to_owned(),
             MdtSelection::List(l) => {
-                format!(
-                    "({})",
-                    l.iter()
-                        .map(MdtName::as_str)
-                        .map(escape)
-                        .collect::<Vec<_>>()
-                        .join("|")
-                )
+                format!("({})", l.iter().map(MdtName::as_str).map(escape).collect::<Vec<_>>().join("|"))
             }
         };
-        let feed = self
-            .feed
-            .as_deref()
-            .map(|f| format!("\\.{}", escape(f)))
-            .unwrap_or_default();
-        let repair = group
-            .map(|g| format!("(\\.repair\\.{})?", escape(g)))
-            .unwrap_or_default();
+        let feed = self.feed.as_deref().map(|f| format!("\\.{}", escape(f))).unwrap_or_default();
+        let repair = group.map(|g| format!("(\\.repair\\.{})?", escape(g))).unwrap_or_default();
         format!("^{}\\.{mdts}{feed}{repair}$", escape(&config.topic_prefix))
     }
 
     /// Whether a topic is among them.
     fn takes(&self, config: &KafkaConfig, topic: &str) -> bool {
-        let rest = topic
-            .strip_prefix(&config.topic_prefix)
-            .and_then(|r| r.strip_prefix('.'));
+        let rest = topic.strip_prefix(&config.topic_prefix).and_then(|r| r.strip_prefix('.'));
         let Some(rest) = rest else { return false };
-        let (mdt, feed) = rest
-            .split_once('.')
-            .map_or((rest, None), |(m, f)| (m, Some(f)));
+        let (mdt, feed) = rest.split_once('.').map_or((rest, None), |(m, f)| (m, Some(f)));
         feed == self.feed.as_deref() && mdt.parse::<MdtName>().is_ok_and(|m| self.mdts.takes(&m))
     }
 }
 
 fn escape(text: &str) -> String {
     text.chars()
-        .flat_map(|c| {
-            (!c.is_ascii_alphanumeric() && c != '_' && c != '-')
-                .then_some('\\')
-                .into_iter()
-                .chain([c])
-        })
+        .flat_map(|c| (!c.is_ascii_alphanumeric() && c != '_' && c != '-').then_some('\\').into_iter().chain([c]))
         .collect()
 }
 
@@ -129,11 +105,7 @@ struct MemberInner {
 }
 
 impl Member {
-    pub(super) fn new(
-        config: &KafkaConfig,
-        group: &str,
-        what: &Subscription,
-    ) -> Result<Self, SinkError> {
+    pub(super) fn new(config: &KafkaConfig, group: &str, what: &Subscription) -> Result<Self, SinkError> {
         let handed = Handed::default();
         let mut c = config.client()?;
         c.set("group.id", group)
@@ -141,20 +113,13 @@ impl Member {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
             .set("isolation.level", "read_committed");
-        for (key, value) in [
-            ("topic.metadata.refresh.interval.ms", METADATA_MS),
-            ("fetch.wait.max.ms", "100"),
-        ] {
+        for (key, value) in [("topic.metadata.refresh.interval.ms", METADATA_MS), ("fetch.wait.max.ms", "100")] {
             if !config.librdkafka.contains_key(key) {
                 c.set(key, value);
             }
         }
-        let context = Context {
-            handed: Arc::clone(&handed),
-        };
-        let consumer: BaseConsumer<Context> = c
-            .create_with_context(context)
-            .map_err(|e| client_error(config, &e))?;
+        let context = Context { handed: Arc::clone(&handed) };
+        let consumer: BaseConsumer<Context> = c.create_with_context(context).map_err(|e| client_error(config, &e))?;
         let pattern = what.pattern(config, Some(group));
         consumer
             .subscribe(&[&pattern])
@@ -177,18 +142,13 @@ impl MemberInner {
         let until = Instant::now() + wait;
         while batch.records.len() < max {
             self.look_for_first_positions()?;
-            let left = if batch.records.is_empty() {
-                until.saturating_duration_since(Instant::now())
-            } else {
-                Duration::ZERO
-            };
+            let left =
+                if batch.records.is_empty() { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
             match self.consumer.poll(left.min(FIRST_POSITION_LOOK)) {
                 Some(Ok(m)) => {
                     let record = consumed(&m);
                     let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
-                    handed
-                        .entry((record.topic.clone(), record.at.partition))
-                        .or_insert(record.at.offset);
+                    handed.entry((record.topic.clone(), record.at.partition)).or_insert(record.at.offset);
                     drop(handed);
                     batch.records.push(record);
                 }
@@ -216,24 +176,13 @@ impl MemberInner {
         }
         let what = || format!("group {}", self.group);
         *last = Instant::now();
-        let standing = self
-            .consumer
-            .position()
-            .map_err(|e| sort_kafka(what(), e))?;
-        let assigned = self
-            .consumer
-            .assignment()
-            .map_err(|e| sort_kafka(what(), e))?;
-        let committed = self
-            .consumer
-            .committed_offsets(assigned, self.timeout)
-            .map_err(|e| sort_kafka(what(), e))?;
+        let standing = self.consumer.position().map_err(|e| sort_kafka(what(), e))?;
+        let assigned = self.consumer.assignment().map_err(|e| sort_kafka(what(), e))?;
+        let committed = self.consumer.committed_offsets(assigned, self.timeout).map_err(|e| sort_kafka(what(), e))?;
         let mut missing = Vec::new();
         for e in committed.elements() {
             let (topic, partition) = (e.topic(), e.partition());
-            let at = standing
-                .find_partition(topic, partition)
-                .map(|s| s.offset());
+            let at = standing.find_partition(topic, partition).map(|s| s.offset());
             if matches!(at, Some(Offset::Offset(_))) {
                 continue;
             }
@@ -241,16 +190,12 @@ impl MemberInner {
                 missing.push(format!("{topic} partition {partition}"));
                 continue;
             };
-            let (low, end) = self
-                .consumer
-                .fetch_watermarks(topic, partition, self.timeout)
-                .map_err(|e| sort_kafka(what(), e))?;
+            let (low, end) =
+                self.consumer.fetch_watermarks(topic, partition, self.timeout).map_err(|e| sort_kafka(what(), e))?;
             if position < low || position > end {
                 return Err(SinkError::Mismatch {
                     what: what(),
-                    why: format!(
-                        "its position {position} in {topic} partition {partition} is outside of {low}..{end}"
-                    ),
+                    why: format!("its position {position} in {topic} partition {partition} is outside of {low}..{end}"),
                     hint: format!(
                         "`clbridge groups repair {0}` brings back what the MDT still has, `clbridge groups accept {0}` goes on without",
                         self.group
@@ -280,11 +225,8 @@ impl MemberInner {
         let what = || format!("group {}: committing", self.group);
         let handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
         // Behind the last record of the batch: above what was first handed out since the partition became ours.
-        let own: Vec<(Place, u64)> = ends
-            .iter()
-            .filter(|(place, end)| handed.get(place).is_some_and(|first| end > first))
-            .cloned()
-            .collect();
+        let own: Vec<(Place, u64)> =
+            ends.iter().filter(|(place, end)| handed.get(place).is_some_and(|first| end > first)).cloned().collect();
         drop(handed);
         if own.is_empty() {
             return Ok(());
@@ -329,15 +271,10 @@ struct EphemeralInner {
 }
 
 impl Ephemeral {
-    pub(super) fn new(
-        config: &KafkaConfig,
-        what: &Subscription,
-        uncommitted: bool,
-    ) -> Result<Self, SinkError> {
+    pub(super) fn new(config: &KafkaConfig, what: &Subscription, uncommitted: bool) -> Result<Self, SinkError> {
         let mut c = config.reader(!uncommitted)?;
         // What lies before a partition's start is not for this reader, so it may begin wherever there is something.
-        c.set("enable.partition.eof", "false")
-            .set("auto.offset.reset", "earliest");
+        c.set("enable.partition.eof", "false").set("auto.offset.reset", "earliest");
         let mut inner = EphemeralInner {
             config: config.clone(),
             what: what.clone(),
@@ -346,9 +283,7 @@ impl Ephemeral {
             looked: None,
         };
         inner.look()?;
-        Ok(Self {
-            inner: Arc::new(Mutex::new(inner)),
-        })
+        Ok(Self { inner: Arc::new(Mutex::new(inner)) })
     }
 }
 
@@ -356,28 +291,18 @@ impl EphemeralInner {
     /// Takes what is there from its end on, and what has come since from its beginning.
     fn look(&mut self) -> Result<(), SinkError> {
         let what = "ephemeral reader";
-        if self
-            .looked
-            .is_some_and(|l| l.elapsed() < Duration::from_secs(2))
-        {
+        if self.looked.is_some_and(|l| l.elapsed() < Duration::from_secs(2)) {
             return Ok(());
         }
         let first = self.looked.replace(Instant::now()).is_none();
-        let metadata = match self
-            .consumer
-            .fetch_metadata(None, self.config.request_timeout())
-        {
+        let metadata = match self.consumer.fetch_metadata(None, self.config.request_timeout()) {
             Ok(m) => m,
             Err(e) if first => return Err(sort_kafka(what, e)),
             // The client goes on trying by itself; new topics are noticed afterwards.
             Err(_) => return Ok(()),
         };
         let mut places = Vec::new();
-        for topic in metadata
-            .topics()
-            .iter()
-            .filter(|t| self.what.takes(&self.config, t.name()))
-        {
+        for topic in metadata.topics().iter().filter(|t| self.what.takes(&self.config, t.name())) {
             let known = self.assigned.entry(topic.name().to_owned()).or_default();
             for p in *known..topic.partitions().len() {
                 let from = if first {
@@ -396,9 +321,7 @@ impl EphemeralInner {
         }
         if !places.is_empty() {
             let list = positions(&places).map_err(|e| sort(what, &e))?;
-            self.consumer
-                .incremental_assign(&list)
-                .map_err(|e| sort_kafka(what, e))?;
+            self.consumer.incremental_assign(&list).map_err(|e| sort_kafka(what, e))?;
         }
         Ok(())
     }
@@ -408,11 +331,8 @@ impl EphemeralInner {
         let until = Instant::now() + wait;
         while batch.records.len() < max {
             self.look()?;
-            let left = if batch.records.is_empty() {
-                until.saturating_duration_since(Instant::now())
-            } else {
-                Duration::ZERO
-            };
+            let left =
+                if batch.records.is_empty() { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
             match self.consumer.poll(left.min(Duration::from_millis(500))) {
                 Some(Ok(m)) => batch.records.push(consumed(&m)),
                 Some(Err(e)) => passing("ephemeral reader", e)?,
@@ -427,10 +347,7 @@ impl EphemeralInner {
 fn consumed(m: &BorrowedMessage<'_>) -> Consumed {
     Consumed {
         topic: m.topic().to_owned(),
-        at: Position {
-            partition: m.partition() as u32,
-            offset: m.offset() as u64,
-        },
+        at: Position { partition: m.partition() as u32, offset: m.offset() as u64 },
         key: m.key().map(<[u8]>::to_vec),
         payload: m.payload().unwrap_or_default().to_vec(),
     }
@@ -499,13 +416,7 @@ impl Consumer for Member {
 impl Consumer for Ephemeral {
     async fn next(&mut self, max: usize, wait: Duration) -> Result<Batch, SinkError> {
         let inner = Arc::clone(&self.inner);
-        blocking(move || {
-            inner
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .next(max, wait)
-        })
-        .await
+        blocking(move || inner.lock().unwrap_or_else(PoisonError::into_inner).next(max, wait)).await
     }
 
     async fn done(&mut self, _: &Batch) -> Result<(), SinkError> {
@@ -523,12 +434,7 @@ mod tests {
         let config = KafkaConfig::default();
         let all = Subscription::default();
         assert!(all.takes(&config, "lustre.my-fs-MDT0003"));
-        for other in [
-            "lustre.my-fs-MDT0003.slow",
-            "lustre.my-fs-MDT0003.repair.g",
-            "lustre.x",
-            "other.my-fs-MDT0003",
-        ] {
+        for other in ["lustre.my-fs-MDT0003.slow", "lustre.my-fs-MDT0003.repair.g", "lustre.x", "other.my-fs-MDT0003"] {
             assert!(!all.takes(&config, other), "{other}");
         }
         let one = Subscription {
@@ -537,9 +443,6 @@ mod tests {
         };
         assert!(one.takes(&config, "lustre.a-MDT0000.slow"));
         assert!(!one.takes(&config, "lustre.a-MDT0001.slow"));
-        assert_eq!(
-            one.pattern(&config, Some("g.1")),
-            "^lustre\\.(a-MDT0000)\\.slow(\\.repair\\.g\\.1)?$"
-        );
+        assert_eq!(one.pattern(&config, Some("g.1")), "^lustre\\.(a-MDT0000)\\.slow(\\.repair\\.g\\.1)?$");
     }
 }

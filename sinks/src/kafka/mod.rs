@@ -16,7 +16,7 @@ mod registry;
 mod topology;
 mod write;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,6 +29,7 @@ pub use config::{Delivery, KafkaConfig};
 pub use consume::Subscription;
 
 use crate::error::SinkError;
+use crate::registry::StartAt;
 use crate::state::State;
 use crate::topic::{Position, Stored, Topic, TopicSpec};
 use crate::traits::{Capabilities, Consumer, Recovered, Sink};
@@ -44,6 +45,8 @@ pub struct KafkaSink {
 struct Shared {
     config: KafkaConfig,
     admin: AdminClient<DefaultClientContext>,
+    /// The client of the newer Admin calls; made anew when it has an old idea of where a group's coordinator is.
+    asker: Mutex<Option<Arc<Admin>>>,
     /// One reader for all reading at positions; whoever needs it while it is lent makes another.
     reader: Mutex<Option<read::Reader>>,
 }
@@ -55,17 +58,8 @@ impl KafkaSink {
     /// [`SinkError::Mismatch`] for a setting that is not possible, named.
     pub fn new(config: KafkaConfig) -> Result<Self, SinkError> {
         config.check()?;
-        let admin = config
-            .client()?
-            .create()
-            .map_err(|e| client_error(&config, &e))?;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                config,
-                admin,
-                reader: Mutex::new(None),
-            }),
-        })
+        let admin = config.client()?.create().map_err(|e| client_error(&config, &e))?;
+        Ok(Self { shared: Arc::new(Shared { config, admin, asker: Mutex::new(None), reader: Mutex::new(None) }) })
     }
 
     /// The settings that it was made with.
@@ -78,16 +72,8 @@ impl KafkaSink {
     ///
     /// # Errors
     /// [`SinkError::Unavailable`] if the client cannot be made.
-    pub fn consumer(
-        &self,
-        group: &str,
-        what: &Subscription,
-    ) -> Result<Box<dyn Consumer>, SinkError> {
-        Ok(Box::new(consume::Member::new(
-            &self.shared.config,
-            group,
-            what,
-        )?))
+    pub fn consumer(&self, group: &str, what: &Subscription) -> Result<Box<dyn Consumer>, SinkError> {
+        Ok(Box::new(consume::Member::new(&self.shared.config, group, what)?))
     }
 
     /// A reader that sees what comes from now on and leaves nothing behind. With `uncommitted` it does not wait for
@@ -95,16 +81,8 @@ impl KafkaSink {
     ///
     /// # Errors
     /// [`SinkError::Unavailable`] if the client cannot be made.
-    pub fn ephemeral(
-        &self,
-        what: &Subscription,
-        uncommitted: bool,
-    ) -> Result<Box<dyn Consumer>, SinkError> {
-        Ok(Box::new(consume::Ephemeral::new(
-            &self.shared.config,
-            what,
-            uncommitted,
-        )?))
+    pub fn ephemeral(&self, what: &Subscription, uncommitted: bool) -> Result<Box<dyn Consumer>, SinkError> {
+        Ok(Box::new(consume::Ephemeral::new(&self.shared.config, what, uncommitted)?))
     }
 
     /// Runs `f` where blocking is allowed.
@@ -127,33 +105,64 @@ impl KafkaSink {
 }
 
 impl Shared {
-    fn admin(&self) -> Admin<'_> {
-        Admin {
-            client: self.admin.inner(),
-            wait_ms: self.config.request_timeout_ms,
+    /// Asks by one of the newer Admin calls, again while a coordinator is moving.
+    fn ask<T>(
+        &self,
+        what: impl Fn() -> String,
+        call: impl Fn(&Admin) -> Result<T, NativeError>,
+    ) -> Result<T, SinkError> {
+        self.try_ask(call)?.map_err(|e| sort(what(), &e))
+    }
+
+    /// As `ask`, for who looks at the error.
+    fn try_ask<T>(&self, call: impl Fn(&Admin) -> Result<T, NativeError>) -> Result<Result<T, NativeError>, SinkError> {
+        let mut attempt = 0;
+        loop {
+            let asker = self.asker(attempt > 0)?;
+            match call(&asker) {
+                Err(e) if attempt < MOVES && coordinator_moves(e.code) => {
+                    attempt += 1;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                answer => return Ok(answer),
+            }
         }
     }
+
+    fn asker(&self, anew: bool) -> Result<Arc<Admin>, SinkError> {
+        let mut asker = self.asker.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(asker) = asker.as_ref().filter(|_| !anew) {
+            return Ok(Arc::clone(asker));
+        }
+        let made = Admin::new(&self.config.reader(true)?, self.config.request_timeout_ms);
+        let made = Arc::new(made.map_err(|e| client_error(&self.config, &e))?);
+        *asker = Some(Arc::clone(&made));
+        Ok(made)
+    }
+}
+
+/// How often a moving coordinator is followed within one call.
+const MOVES: u32 = 20;
+
+fn coordinator_moves(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::NotCoordinator
+            | RDKafkaErrorCode::CoordinatorNotAvailable
+            | RDKafkaErrorCode::CoordinatorLoadInProgress
+    )
 }
 
 #[async_trait]
 impl Sink for KafkaSink {
     fn capabilities(&self) -> Capabilities {
         let transactional = self.shared.config.delivery == Delivery::Transactional;
-        Capabilities {
-            atomic_state: transactional,
-            read_back: true,
-            exactly_once: transactional,
-        }
+        Capabilities { atomic_state: transactional, read_back: true, exactly_once: transactional }
     }
 
-    async fn prepare(
-        &self,
-        want: &[TopicSpec],
-        pinned: Option<&State>,
-    ) -> Result<Vec<Topic>, SinkError> {
+    async fn prepare(&self, want: &[TopicSpec], pinned: Option<&State>) -> Result<Vec<Topic>, SinkError> {
         let (want, pinned) = (want.to_vec(), pinned.cloned());
-        self.blocking(move |s| s.prepare(&want, pinned.as_ref()))
-            .await
+        self.blocking(move |s| s.prepare(&want, pinned.as_ref())).await
     }
 
     async fn peek_state(&self, mdt: &MdtName) -> Result<Option<State>, SinkError> {
@@ -166,11 +175,7 @@ impl Sink for KafkaSink {
         self.blocking(move |s| s.recover(&mdt, &topics)).await
     }
 
-    async fn read_at(
-        &self,
-        topic: &Topic,
-        at: &[Position],
-    ) -> Result<Vec<Option<Stored>>, SinkError> {
+    async fn read_at(&self, topic: &Topic, at: &[Position]) -> Result<Vec<Option<Stored>>, SinkError> {
         let (topic, at) = (topic.clone(), at.to_vec());
         self.blocking(move |s| s.read_at(&topic, &at)).await
     }
@@ -185,11 +190,8 @@ impl Sink for KafkaSink {
         // The records come over a channel since `each` cannot leave this task.
         let (tx, mut rx) = tokio::sync::mpsc::channel(1024);
         let topic = topic.clone();
-        let reading = self.blocking(move |s| {
-            s.read_back(&topic, incarnation, above, &mut |stored| {
-                tx.blocking_send(stored).is_ok()
-            })
-        });
+        let reading = self
+            .blocking(move |s| s.read_back(&topic, incarnation, above, &mut |stored| tx.blocking_send(stored).is_ok()));
         let taking = async {
             while let Some(stored) = rx.recv().await {
                 each(stored);
@@ -199,12 +201,7 @@ impl Sink for KafkaSink {
         result
     }
 
-    async fn trim(
-        &self,
-        topic: &Topic,
-        below: &[u64],
-        keep: Duration,
-    ) -> Result<Vec<u64>, SinkError> {
+    async fn trim(&self, topic: &Topic, below: &[u64], keep: Duration) -> Result<Vec<u64>, SinkError> {
         let (topic, below) = (topic.clone(), below.to_vec());
         self.blocking(move |s| s.trim(&topic, &below, keep)).await
     }
@@ -214,8 +211,7 @@ impl Sink for KafkaSink {
         let json = json.to_owned();
         self.blocking(move |s| {
             s.make_compacted(&s.config.schema_topic)?;
-            s.write(&s.config.schema_topic, &[(key.as_bytes(), json.as_bytes())])
-                .map(|_| ())
+            s.write(&s.config.schema_topic, &[(key.as_bytes(), json.as_bytes())]).map(|_| ())
         })
         .await
     }
@@ -229,10 +225,16 @@ impl Sink for KafkaSink {
         let (topic, group, records) = (topic.clone(), group.to_owned(), records.to_vec());
         self.blocking(move |s| {
             let repair = s.make_repair_topic(&topic, &group)?;
-            let pairs: Vec<(&[u8], &[u8])> = records
-                .iter()
-                .map(|(_, k, p)| (k.as_slice(), p.as_slice()))
-                .collect();
+            // Before the records, else its running members would stand in front of a topic without a position.
+            let first = s.register(&group, &repair, StartAt::Oldest)?;
+            if first.iter().any(Option::is_none) {
+                return Err(SinkError::Mismatch {
+                    what: format!("group {group}"),
+                    why: format!("has live members and no position in {}, which holds records", repair.name),
+                    hint: "stop the group's members and repeat the command".to_owned(),
+                });
+            }
+            let pairs: Vec<(&[u8], &[u8])> = records.iter().map(|(_, k, p)| (k.as_slice(), p.as_slice())).collect();
             let end = match s.write(&repair.name, &pairs)? {
                 Some(last) => last + 1,
                 None => s.ends(&repair)?[0],
@@ -248,10 +250,9 @@ fn sort(what: impl Into<String>, e: &NativeError) -> SinkError {
     use RDKafkaErrorCode as C;
     let (what, why) = (what.into(), e.text.clone());
     match e.code {
-        C::Fenced
-        | C::ProducerFenced
-        | C::InvalidProducerEpoch
-        | C::TransactionCoordinatorFenced => SinkError::Fenced { what, owner: None },
+        C::Fenced | C::ProducerFenced | C::InvalidProducerEpoch | C::TransactionCoordinatorFenced => {
+            SinkError::Fenced { what, owner: None }
+        }
         C::TopicAuthorizationFailed
         | C::GroupAuthorizationFailed
         | C::ClusterAuthorizationFailed
@@ -261,8 +262,7 @@ fn sort(what: impl Into<String>, e: &NativeError) -> SinkError {
         C::MessageSizeTooLarge | C::InvalidMessageSize => SinkError::Mismatch {
             what,
             why,
-            hint: "raise the topic's max.message.bytes above kafka.batch_bytes, or lower that"
-                .to_owned(),
+            hint: "raise the topic's max.message.bytes above kafka.batch_bytes, or lower that".to_owned(),
         },
         _ => SinkError::Unavailable { what, why },
     }

@@ -22,21 +22,13 @@ pub(super) struct NativeError {
 
 impl NativeError {
     fn of(code: RDKafkaErrorCode) -> Self {
-        Self {
-            code,
-            text: code.to_string(),
-            retriable: false,
-        }
+        Self { code, text: code.to_string(), retriable: false }
     }
 }
 
 impl From<KafkaError> for NativeError {
     fn from(e: KafkaError) -> Self {
-        Self {
-            code: e.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail),
-            text: e.to_string(),
-            retriable: false,
-        }
+        Self { code: e.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail), text: e.to_string(), retriable: false }
     }
 }
 
@@ -72,11 +64,7 @@ impl Arena {
             self.bytes.extend_from_slice(k);
         }
         self.bytes.extend_from_slice(payload);
-        self.entries.push(Entry {
-            tag,
-            key: key.map(|k| k.len() as u32),
-            len: payload.len() as u32,
-        });
+        self.entries.push(Entry { tag, key: key.map(|k| k.len() as u32), len: payload.len() as u32 });
     }
 
     pub(super) fn len(&self) -> usize {
@@ -119,40 +107,20 @@ unsafe impl Sync for Producer {}
 impl Producer {
     /// A producer for `topics`, which are named by their place in the list from then on.
     pub(super) fn new(config: &ClientConfig, topics: &[String]) -> Result<Self, NativeError> {
-        let names = topics
-            .iter()
-            .map(|t| cstring(t))
-            .collect::<Result<Vec<_>, _>>()?;
+        let names = topics.iter().map(|t| cstring(t)).collect::<Result<Vec<_>, _>>()?;
         let native = config.create_native_config()?;
         // SAFETY: `native` is a live configuration that no client has taken yet.
         unsafe {
-            sys::rd_kafka_conf_set_events(
-                native.ptr(),
-                sys::RD_KAFKA_EVENT_DR | sys::RD_KAFKA_EVENT_ERROR,
-            );
+            sys::rd_kafka_conf_set_events(native.ptr(), sys::RD_KAFKA_EVENT_DR | sys::RD_KAFKA_EVENT_ERROR);
         }
-        let client = Client::new(
-            config,
-            native,
-            sys::rd_kafka_type_t::RD_KAFKA_PRODUCER,
-            DefaultClientContext,
-        )?;
+        let client = Client::new(config, native, sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, DefaultClientContext)?;
         // SAFETY: the client lives; the reference taken here is given back in `drop`.
         let queue = unsafe { sys::rd_kafka_queue_get_main(client.native_ptr()) };
-        let mut producer = Self {
-            topics: Vec::with_capacity(names.len()),
-            queue,
-            client,
-        };
+        let mut producer = Self { topics: Vec::with_capacity(names.len()), queue, client };
         for name in &names {
             // SAFETY: client and name live; a null configuration means the default one.
-            let topic = unsafe {
-                sys::rd_kafka_topic_new(
-                    producer.client.native_ptr(),
-                    name.as_ptr(),
-                    ptr::null_mut(),
-                )
-            };
+            let topic =
+                unsafe { sys::rd_kafka_topic_new(producer.client.native_ptr(), name.as_ptr(), ptr::null_mut()) };
             if topic.is_null() {
                 return Err(NativeError::of(RDKafkaErrorCode::InvalidTopic));
             }
@@ -163,12 +131,7 @@ impl Producer {
 
     /// Hands all of `arena` over to one partition; librdkafka copies it. On success the arena is empty. An error
     /// means that a part may have been taken: the producer is then of no use any more.
-    pub(super) fn produce(
-        &self,
-        topic: usize,
-        partition: u32,
-        arena: &mut Arena,
-    ) -> Result<(), NativeError> {
+    pub(super) fn produce(&self, topic: usize, partition: u32, arena: &mut Arena) -> Result<(), NativeError> {
         let mut at = arena.bytes.as_mut_ptr();
         let mut messages: Vec<sys::rd_kafka_message_t> = Vec::with_capacity(arena.entries.len());
         for e in &arena.entries {
@@ -185,11 +148,7 @@ impl Producer {
                 partition: partition as i32,
                 payload: payload.cast(),
                 len: e.len as usize,
-                key: if e.key.is_some() {
-                    key.cast()
-                } else {
-                    ptr::null_mut()
-                },
+                key: if e.key.is_some() { key.cast() } else { ptr::null_mut() },
                 key_len,
                 offset: 0,
                 _private: e.tag as usize as *mut _,
@@ -211,21 +170,12 @@ impl Producer {
             arena.clear(ARENA_KEEP);
             return Ok(());
         }
-        let error = messages
-            .iter()
-            .map(|m| RDKafkaErrorCode::from(m.err))
-            .find(|c| *c != RDKafkaErrorCode::NoError);
-        Err(self
-            .fatal()
-            .unwrap_or_else(|| NativeError::of(error.unwrap_or(RDKafkaErrorCode::Fail))))
+        let error = messages.iter().map(|m| RDKafkaErrorCode::from(m.err)).find(|c| *c != RDKafkaErrorCode::NoError);
+        Err(self.fatal().unwrap_or_else(|| NativeError::of(error.unwrap_or(RDKafkaErrorCode::Fail))))
     }
 
     /// Waits at most `wait_ms` for an event, then takes all that are there. Returns the number of reports.
-    pub(super) fn serve(
-        &self,
-        wait_ms: u32,
-        each: &mut dyn FnMut(Report),
-    ) -> Result<usize, NativeError> {
+    pub(super) fn serve(&self, wait_ms: u32, each: &mut dyn FnMut(Report)) -> Result<usize, NativeError> {
         let mut wait = wait_ms as c_int;
         let mut reports = 0;
         loop {
@@ -272,18 +222,12 @@ impl Producer {
 
     /// The error after which this producer can do nothing more, if there was one.
     pub(super) fn fatal(&self) -> Option<NativeError> {
-        self.client.fatal_error().map(|(code, text)| NativeError {
-            code,
-            text,
-            retriable: false,
-        })
+        self.client.fatal_error().map(|(code, text)| NativeError { code, text, retriable: false })
     }
 
     pub(super) fn init_transactions(&self, wait_ms: u32) -> Result<(), NativeError> {
         // SAFETY: the client lives; the error is taken over by `taken`.
-        taken(unsafe {
-            sys::rd_kafka_init_transactions(self.client.native_ptr(), wait_ms as c_int)
-        })
+        taken(unsafe { sys::rd_kafka_init_transactions(self.client.native_ptr(), wait_ms as c_int) })
     }
 
     pub(super) fn begin(&self) -> Result<(), NativeError> {
@@ -294,9 +238,7 @@ impl Producer {
     /// Commits; every message must have been reported before. Blocks up to `wait_ms`.
     pub(super) fn commit(&self, wait_ms: u32) -> Result<(), NativeError> {
         // SAFETY: as above.
-        taken(unsafe {
-            sys::rd_kafka_commit_transaction(self.client.native_ptr(), wait_ms as c_int)
-        })
+        taken(unsafe { sys::rd_kafka_commit_transaction(self.client.native_ptr(), wait_ms as c_int) })
     }
 
     /// Adds positions of a group to the transaction, in the name of the group alone and of no member.
@@ -392,10 +334,7 @@ unsafe fn text(p: *const c_char) -> String {
         return String::new();
     }
     // SAFETY: by contract.
-    unsafe { CStr::from_ptr(p) }
-        .to_string_lossy()
-        .trim()
-        .to_owned()
+    unsafe { CStr::from_ptr(p) }.to_string_lossy().trim().to_owned()
 }
 
 /// # Safety
@@ -474,12 +413,23 @@ pub(super) type Place = (String, u32);
 pub(super) type Found = Vec<(Place, Result<i64, NativeError>)>;
 
 /// The newer Admin calls on a client's native handle, each with a queue of its own.
-pub(super) struct Admin<'a> {
-    pub(super) client: &'a Client<DefaultClientContext>,
-    pub(super) wait_ms: u32,
+///
+/// The handle is a consumer's, though it never subscribes: in librdkafka 2.12.1 a producer's handle, which is what the
+/// crate's Admin client has, ends the process by a null pointer when a coordinator answers an offset fetch by
+/// `NOT_COORDINATOR` (`rd_kafka_handle_OffsetFetch` calls `rd_kafka_cgrp_op` with a group that only consumers have).
+pub(super) struct Admin {
+    client: Client<DefaultClientContext>,
+    wait_ms: u32,
 }
 
-impl Admin<'_> {
+impl Admin {
+    /// A client for Admin calls, of a reader's configuration. No call takes much longer than `wait_ms`.
+    pub(super) fn new(config: &ClientConfig, wait_ms: u32) -> Result<Self, KafkaError> {
+        let native = config.create_native_config()?;
+        let client = Client::new(config, native, sys::rd_kafka_type_t::RD_KAFKA_CONSUMER, DefaultClientContext)?;
+        Ok(Self { client, wait_ms })
+    }
+
     /// Submits with `submit` and reads `answers` events with `read`.
     fn run(
         &self,
@@ -512,10 +462,7 @@ impl Admin<'_> {
             submit(options, queue);
             let mut result = Ok(());
             for _ in 0..answers {
-                let Some(event) = Event::own(sys::rd_kafka_queue_poll(
-                    queue,
-                    self.wait_ms as c_int + 5_000,
-                )) else {
+                let Some(event) = Event::own(sys::rd_kafka_queue_poll(queue, self.wait_ms as c_int + 5_000)) else {
                     result = Err(NativeError::of(RDKafkaErrorCode::OperationTimedOut));
                     break;
                 };
@@ -531,7 +478,7 @@ impl Admin<'_> {
         }
     }
 
-    /// The crate's Admin client never reads its main queue: its log lines would pile up there.
+    /// Nobody else reads the main queue: log lines would pile up there.
     fn drain_log(&self) {
         // SAFETY: the client lives; the queue reference is given back below.
         let queue = unsafe { sys::rd_kafka_queue_get_main(self.client.native_ptr()) };
@@ -552,9 +499,7 @@ impl Admin<'_> {
         }
         let spec = match at {
             Where::Low => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_EARLIEST as i64,
-            Where::End | Where::Stable => {
-                sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64
-            }
+            Where::End | Where::Stable => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64,
             Where::Since(ms) => ms.max(0),
         };
         let list = partition_list(places, spec)?;
@@ -564,18 +509,14 @@ impl Admin<'_> {
             matches!(at, Where::Stable),
             1,
             // SAFETY: client, list, options and queue live through the call, which copies the list.
-            &mut |o, q| unsafe {
-                sys::rd_kafka_ListOffsets(self.client.native_ptr(), list.ptr(), o, q)
-            },
+            &mut |o, q| unsafe { sys::rd_kafka_ListOffsets(self.client.native_ptr(), list.ptr(), o, q) },
             // SAFETY: the event is the answer to ListOffsets and lives through the closure; its parts are copied.
             &mut |event| unsafe {
                 let mut n = 0;
                 let result = sys::rd_kafka_event_ListOffsets_result(event);
                 let infos = sys::rd_kafka_ListOffsets_result_infos(result, &mut n);
                 for info in slice(infos, n) {
-                    found.push(read_place(
-                        &*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*info),
-                    ));
+                    found.push(read_place(&*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*info)));
                 }
                 Ok(())
             },
@@ -585,10 +526,7 @@ impl Admin<'_> {
 
     /// Describes topics; one that does not exist has an error.
     pub(super) fn describe_topics(&self, names: &[String]) -> Result<Vec<Described>, NativeError> {
-        let names = names
-            .iter()
-            .map(|n| cstring(n))
-            .collect::<Result<Vec<_>, _>>()?;
+        let names = names.iter().map(|n| cstring(n)).collect::<Result<Vec<_>, _>>()?;
         let mut pointers: Vec<*const c_char> = names.iter().map(|n| n.as_ptr()).collect();
         let mut found = Vec::new();
         self.run(
@@ -597,10 +535,7 @@ impl Admin<'_> {
             1,
             // SAFETY: the names live through the calls, which copy them; the collection is destroyed once.
             &mut |o, q| unsafe {
-                let topics = sys::rd_kafka_TopicCollection_of_topic_names(
-                    pointers.as_mut_ptr(),
-                    pointers.len(),
-                );
+                let topics = sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
                 sys::rd_kafka_DescribeTopics(self.client.native_ptr(), topics, o, q);
                 sys::rd_kafka_TopicCollection_destroy(topics);
             },
@@ -624,10 +559,7 @@ impl Admin<'_> {
         groups: &[String],
         places: &[Place],
     ) -> Result<Vec<(String, Found)>, NativeError> {
-        let names = groups
-            .iter()
-            .map(|n| cstring(n))
-            .collect::<Result<Vec<_>, _>>()?;
+        let names = groups.iter().map(|n| cstring(n)).collect::<Result<Vec<_>, _>>()?;
         let list = partition_list(places, -1001)?;
         let mut found = Vec::with_capacity(groups.len());
         self.run(
@@ -637,15 +569,8 @@ impl Admin<'_> {
             // SAFETY: names and list live through the calls, which copy them; each request is destroyed once.
             &mut |o, q| unsafe {
                 for name in &names {
-                    let mut ask =
-                        sys::rd_kafka_ListConsumerGroupOffsets_new(name.as_ptr(), list.ptr());
-                    sys::rd_kafka_ListConsumerGroupOffsets(
-                        self.client.native_ptr(),
-                        &mut ask,
-                        1,
-                        o,
-                        q,
-                    );
+                    let mut ask = sys::rd_kafka_ListConsumerGroupOffsets_new(name.as_ptr(), list.ptr());
+                    sys::rd_kafka_ListConsumerGroupOffsets(self.client.native_ptr(), &mut ask, 1, o, q);
                     sys::rd_kafka_ListConsumerGroupOffsets_destroy(ask);
                 }
             },
@@ -664,11 +589,7 @@ impl Admin<'_> {
     }
 
     /// Commits positions for a group without live members.
-    pub(super) fn alter_group_offsets(
-        &self,
-        group: &str,
-        offsets: &TopicPartitionList,
-    ) -> Result<Found, NativeError> {
+    pub(super) fn alter_group_offsets(&self, group: &str, offsets: &TopicPartitionList) -> Result<Found, NativeError> {
         let name = cstring(group)?;
         let mut found = Vec::new();
         self.run(
@@ -677,15 +598,8 @@ impl Admin<'_> {
             1,
             // SAFETY: name and list live through the calls, which copy them; the request is destroyed once.
             &mut |o, q| unsafe {
-                let mut ask =
-                    sys::rd_kafka_AlterConsumerGroupOffsets_new(name.as_ptr(), offsets.ptr());
-                sys::rd_kafka_AlterConsumerGroupOffsets(
-                    self.client.native_ptr(),
-                    &mut ask,
-                    1,
-                    o,
-                    q,
-                );
+                let mut ask = sys::rd_kafka_AlterConsumerGroupOffsets_new(name.as_ptr(), offsets.ptr());
+                sys::rd_kafka_AlterConsumerGroupOffsets(self.client.native_ptr(), &mut ask, 1, o, q);
                 sys::rd_kafka_AlterConsumerGroupOffsets_destroy(ask);
             },
             // SAFETY: the event is the answer to AlterConsumerGroupOffsets and lives through the closure.
@@ -730,17 +644,11 @@ impl Admin<'_> {
     }
 
     /// Number of live members of each group; an unknown group has none.
-    pub(super) fn group_members(
-        &self,
-        groups: &[String],
-    ) -> Result<Vec<(String, usize)>, NativeError> {
+    pub(super) fn group_members(&self, groups: &[String]) -> Result<Vec<(String, usize)>, NativeError> {
         if groups.is_empty() {
             return Ok(Vec::new());
         }
-        let names = groups
-            .iter()
-            .map(|n| cstring(n))
-            .collect::<Result<Vec<_>, _>>()?;
+        let names = groups.iter().map(|n| cstring(n)).collect::<Result<Vec<_>, _>>()?;
         let mut pointers: Vec<*const c_char> = names.iter().map(|n| n.as_ptr()).collect();
         let mut found = Vec::with_capacity(groups.len());
         self.run(
@@ -766,10 +674,7 @@ impl Admin<'_> {
                     let error = sys::rd_kafka_ConsumerGroupDescription_error(*g);
                     if !error.is_null() {
                         let error = read_error(error);
-                        if !matches!(
-                            error.code,
-                            RDKafkaErrorCode::NoError | RDKafkaErrorCode::GroupIdNotFound
-                        ) {
+                        if !matches!(error.code, RDKafkaErrorCode::NoError | RDKafkaErrorCode::GroupIdNotFound) {
                             return Err(error);
                         }
                     }
@@ -817,19 +722,13 @@ unsafe fn read_place(p: &sys::rd_kafka_topic_partition_t) -> (Place, Result<i64,
     // SAFETY: by contract.
     let place = (unsafe { text(p.topic) }, p.partition.max(0) as u32);
     let code = RDKafkaErrorCode::from(p.err);
-    let value = if code == RDKafkaErrorCode::NoError {
-        Ok(p.offset)
-    } else {
-        Err(NativeError::of(code))
-    };
+    let value = if code == RDKafkaErrorCode::NoError { Ok(p.offset) } else { Err(NativeError::of(code)) };
     (place, value)
 }
 
 /// # Safety
 /// `g` is a live group result.
-unsafe fn read_group(
-    g: *const sys::rd_kafka_group_result_t,
-) -> Result<(String, Found), NativeError> {
+unsafe fn read_group(g: *const sys::rd_kafka_group_result_t) -> Result<(String, Found), NativeError> {
     // SAFETY: by contract; everything is copied.
     unsafe {
         let error = sys::rd_kafka_group_result_error(g);
@@ -839,10 +738,7 @@ unsafe fn read_group(
         let name = text(sys::rd_kafka_group_result_name(g));
         let list = sys::rd_kafka_group_result_partitions(g);
         let places = match list.as_ref() {
-            Some(l) => slice(l.elems, l.cnt as usize)
-                .iter()
-                .map(|p| read_place(p))
-                .collect(),
+            Some(l) => slice(l.elems, l.cnt as usize).iter().map(|p| read_place(p)).collect(),
             None => Vec::new(),
         };
         Ok((name, places))
@@ -855,9 +751,7 @@ unsafe fn read_described(t: *const sys::rd_kafka_TopicDescription_t) -> Describe
     // SAFETY: by contract; everything is copied.
     unsafe {
         let error = sys::rd_kafka_TopicDescription_error(t);
-        let error = (!error.is_null())
-            .then(|| read_error(error))
-            .filter(|e| e.code != RDKafkaErrorCode::NoError);
+        let error = (!error.is_null()).then(|| read_error(error)).filter(|e| e.code != RDKafkaErrorCode::NoError);
         let mut n = 0;
         let partitions = slice(sys::rd_kafka_TopicDescription_partitions(t, &mut n), n);
         let replicas = partitions.iter().map(|p| {
@@ -868,16 +762,10 @@ unsafe fn read_described(t: *const sys::rd_kafka_TopicDescription_t) -> Describe
         let id = sys::rd_kafka_TopicDescription_topic_id(t);
         Described {
             name: text(sys::rd_kafka_TopicDescription_name(t)),
-            id: if id.is_null() {
-                String::new()
-            } else {
-                text(sys::rd_kafka_Uuid_base64str(id))
-            },
+            id: if id.is_null() { String::new() } else { text(sys::rd_kafka_Uuid_base64str(id)) },
             partitions: partitions.len() as u32,
             replicas: replicas.min().unwrap_or(0) as u32,
-            led: partitions
-                .iter()
-                .all(|p| !sys::rd_kafka_TopicPartitionInfo_leader(*p).is_null()),
+            led: partitions.iter().all(|p| !sys::rd_kafka_TopicPartitionInfo_leader(*p).is_null()),
             error,
         }
     }

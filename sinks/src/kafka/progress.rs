@@ -4,11 +4,12 @@
 //! that expired and one of a deleted group look the same: `None` here, and nobody may take it for more.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::native::{Place, Producer, Where, positions};
+use super::native::{Admin, Place, Producer, Where, positions};
 use super::{KafkaSink, Shared, sort};
 use crate::error::SinkError;
 use crate::registry::{Registry, StartAt};
@@ -17,11 +18,7 @@ use crate::traits::{GroupInfo, GroupObserver, Offsets, Progress, TopicProgress};
 
 impl Shared {
     fn progress(&self, groups: &[String], topics: &[Topic]) -> Result<Progress, SinkError> {
-        let places = |t: &Topic| {
-            (0..t.partitions)
-                .map(|p| (t.name.clone(), p))
-                .collect::<Vec<Place>>()
-        };
+        let places = |t: &Topic| (0..t.partitions).map(|p| (t.name.clone(), p)).collect::<Vec<Place>>();
         let all: Vec<Place> = topics.iter().flat_map(places).collect();
         // First the groups, then the ends: a position above the end is then truly beyond it.
         let committed = self.committed(groups, &all)?;
@@ -31,10 +28,7 @@ impl Shared {
             return Ok(progress);
         }
         let described = self.describe_all(&names)?;
-        let there: Vec<Place> = described
-            .iter()
-            .flat_map(|d| (0..d.partitions).map(|p| (d.name.clone(), p)))
-            .collect();
+        let there: Vec<Place> = described.iter().flat_map(|d| (0..d.partitions).map(|p| (d.name.clone(), p))).collect();
         for d in described {
             progress.topics.insert(
                 d.name,
@@ -48,11 +42,7 @@ impl Shared {
         }
         for (at, low) in [(Where::Low, true), (Where::End, false)] {
             let what = || format!("asking for the offsets of {}", names.join(", "));
-            for ((topic, partition), offset) in self
-                .admin()
-                .list_offsets(&there, at)
-                .map_err(|e| sort(what(), &e))?
-            {
+            for ((topic, partition), offset) in self.ask(what, |a| a.list_offsets(&there, at))? {
                 let offset = match offset {
                     Ok(o) => u64::try_from(o).unwrap_or(0),
                     // Deleted since it was described: it no longer exists.
@@ -94,11 +84,7 @@ impl Shared {
             return Ok(by_group);
         }
         let what = || format!("asking for the positions of groups {}", groups.join(", "));
-        for (group, found) in self
-            .admin()
-            .group_offsets(groups, places)
-            .map_err(|e| sort(what(), &e))?
-        {
+        for (group, found) in self.ask(what, |a| a.group_offsets(groups, places))? {
             let own = by_group.entry(group).or_default();
             for (place, offset) in found {
                 match offset {
@@ -121,65 +107,56 @@ impl Shared {
     }
 
     fn own_positions(&self, group: &str, topic: &Topic) -> Result<Offsets, SinkError> {
-        let places: Vec<Place> = (0..topic.partitions)
-            .map(|p| (topic.name.clone(), p))
-            .collect();
+        let places: Vec<Place> = (0..topic.partitions).map(|p| (topic.name.clone(), p)).collect();
         let found = self.committed(&[group.to_owned()], &places)?;
         let own = found.get(group);
-        Ok(places
-            .iter()
-            .map(|p| own.and_then(|o| o.get(p)).copied())
-            .collect())
+        Ok(places.iter().map(|p| own.and_then(|o| o.get(p)).copied()).collect())
+    }
+
+    /// All positions of a group, once those that were committed through a transaction can be seen: its end reaches the
+    /// group's coordinator a moment after the commit has returned.
+    fn visible_positions(&self, group: &str, topic: &Topic, what: &dyn Fn() -> String) -> Result<Offsets, SinkError> {
+        let began = Instant::now();
+        loop {
+            let own = self.own_positions(group, topic)?;
+            if own.iter().all(Option::is_some) {
+                return Ok(own);
+            }
+            if began.elapsed() > self.config.request_timeout() {
+                return Err(SinkError::Unavailable {
+                    what: what(),
+                    why: "it was committed and is not seen".to_owned(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn members(&self, groups: &[String]) -> Result<Vec<GroupInfo>, SinkError> {
         if self.config.mock {
-            return Ok(groups
-                .iter()
-                .map(|name| GroupInfo {
-                    name: name.clone(),
-                    members: 0,
-                })
-                .collect());
+            return Ok(groups.iter().map(|name| GroupInfo { name: name.clone(), members: 0 }).collect());
         }
-        let found = self
-            .admin()
-            .group_members(groups)
-            .map_err(|e| sort("describing groups", &e))?;
-        Ok(found
-            .into_iter()
-            .map(|(name, members)| GroupInfo { name, members })
-            .collect())
+        let found = self.ask(|| "describing groups".to_owned(), |a| a.group_members(groups))?;
+        Ok(found.into_iter().map(|(name, members)| GroupInfo { name, members }).collect())
     }
 
     fn list(&self) -> Result<Vec<GroupInfo>, SinkError> {
         if self.config.mock {
             return Ok(Vec::new());
         }
-        let names = self
-            .admin()
-            .list_groups()
-            .map_err(|e| sort("listing groups", &e))?;
+        let names = self.ask(|| "listing groups".to_owned(), Admin::list_groups)?;
         self.members(&names)
     }
 
-    fn register(&self, group: &str, topic: &Topic, from: StartAt) -> Result<Offsets, SinkError> {
-        let what = || {
-            format!(
-                "writing the first position of group {group} in {}",
-                topic.name
-            )
-        };
+    pub(super) fn register(&self, group: &str, topic: &Topic, from: StartAt) -> Result<Offsets, SinkError> {
+        let what = || format!("writing the first position of group {group} in {}", topic.name);
         // Twice, since the first member may come, or the last one go, between the look and the writing.
         for _ in 0..2 {
             let before = self.own_positions(group, topic)?;
             if before.iter().all(Option::is_some) {
                 return Ok(before);
             }
-            let live = self
-                .members(&[group.to_owned()])?
-                .iter()
-                .any(|g| g.members > 0);
+            let live = self.members(&[group.to_owned()])?.iter().any(|g| g.members > 0);
             let ends = self.ends(topic)?;
             let first = match from {
                 StartAt::Newest => ends.clone(),
@@ -191,8 +168,11 @@ impl Shared {
                 .collect();
             let list = positions(&wanted).map_err(|e| sort(what(), &e))?;
             if !live {
-                let written = self.admin().alter_group_offsets(group, &list);
-                match written.and_then(|all| all.into_iter().try_for_each(|(_, r)| r.map(|_| ()))) {
+                let written = self.try_ask(|a| {
+                    let all = a.alter_group_offsets(group, &list)?;
+                    all.into_iter().try_for_each(|(_, r)| r.map(|_| ()))
+                })?;
+                match written {
                     Ok(()) => return self.own_positions(group, topic),
                     Err(e) if joined(e.code) => continue,
                     Err(e) => return Err(sort(what(), &e)),
@@ -216,7 +196,7 @@ impl Shared {
                 Err(SinkError::Fenced { .. }) => continue,
                 other => other?,
             }
-            return self.own_positions(group, topic);
+            return self.visible_positions(group, topic, &what);
         }
         self.own_positions(group, topic)
     }
@@ -226,9 +206,7 @@ impl Shared {
 fn joined(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
-        RDKafkaErrorCode::UnknownMemberId
-            | RDKafkaErrorCode::NonEmptyGroup
-            | RDKafkaErrorCode::IllegalGeneration
+        RDKafkaErrorCode::UnknownMemberId | RDKafkaErrorCode::NonEmptyGroup | RDKafkaErrorCode::IllegalGeneration
     )
 }
 
@@ -243,15 +221,9 @@ impl GroupObserver for KafkaSink {
         self.blocking(Shared::list).await
     }
 
-    async fn register(
-        &self,
-        group: &str,
-        topic: &Topic,
-        from: StartAt,
-    ) -> Result<Offsets, SinkError> {
+    async fn register(&self, group: &str, topic: &Topic, from: StartAt) -> Result<Offsets, SinkError> {
         let (group, topic) = (group.to_owned(), topic.clone());
-        self.blocking(move |s| s.register(&group, &topic, from))
-            .await
+        self.blocking(move |s| s.register(&group, &topic, from)).await
     }
 
     async fn registry(&self) -> Result<Registry, SinkError> {

@@ -175,10 +175,7 @@ impl KafkaPublisher {
                     }
                 }
             })
-            .map_err(|e| SinkError::Unavailable {
-                what: what.clone(),
-                why: format!("no thread for commits: {e}"),
-            })?;
+            .map_err(|e| SinkError::Unavailable { what: what.clone(), why: format!("no thread for commits: {e}") })?;
         Ok(Self {
             what,
             records,
@@ -234,15 +231,9 @@ impl KafkaPublisher {
 
     fn died(&self, why: &str) -> SinkError {
         if why == FENCED {
-            SinkError::Fenced {
-                what: self.what.clone(),
-                owner: None,
-            }
+            SinkError::Fenced { what: self.what.clone(), owner: None }
         } else {
-            SinkError::Unavailable {
-                what: self.what.clone(),
-                why: why.to_owned(),
-            }
+            SinkError::Unavailable { what: self.what.clone(), why: why.to_owned() }
         }
     }
 
@@ -287,9 +278,7 @@ impl KafkaPublisher {
         self.begin()?;
         let s = &mut self.slots[slot];
         let count = s.arena.len() as u64;
-        let taken = self
-            .records
-            .produce(usize::from(s.topic.0), s.partition, &mut s.arena);
+        let taken = self.records.produce(usize::from(s.topic.0), s.partition, &mut s.arena);
         s.handed.push_back((s.published, cost));
         self.in_arenas -= cost;
         self.handed += cost;
@@ -334,10 +323,7 @@ impl KafkaPublisher {
                 Err(self.native("deliver", &e))
             }
             Some(Wrong::Gap(why)) => {
-                let e = SinkError::Unavailable {
-                    what: self.what.clone(),
-                    why,
-                };
+                let e = SinkError::Unavailable { what: self.what.clone(), why };
                 Err(self.fail(e))
             }
             Some(Wrong::Fell(why)) => {
@@ -372,9 +358,7 @@ impl KafkaPublisher {
     fn hand_over_state(&mut self) -> Result<(), SinkError> {
         let count = self.state_arena.len() as u64;
         if count > 0 {
-            let taken = self
-                .records
-                .produce(self.state_topic, 0, &mut self.state_arena);
+            let taken = self.records.produce(self.state_topic, 0, &mut self.state_arena);
             taken.map_err(|e| self.native("produce State", &e))?;
             self.outstanding += count;
         }
@@ -382,18 +366,12 @@ impl KafkaPublisher {
     }
 
     fn delivered_until(&self, batch: &Sealed) -> bool {
-        self.slots
-            .iter()
-            .zip(&batch.until)
-            .all(|(s, until)| s.delivered >= *until)
+        self.slots.iter().zip(&batch.until).all(|(s, until)| s.delivered >= *until)
     }
 
     fn submit(&mut self, job: Job) -> Result<(), SinkError> {
         if self.jobs.send(job).is_err() {
-            let e = SinkError::Unavailable {
-                what: self.what.clone(),
-                why: "the commit thread ended".to_owned(),
-            };
+            let e = SinkError::Unavailable { what: self.what.clone(), why: "the commit thread ended".to_owned() };
             return Err(self.fail(e));
         }
         Ok(())
@@ -403,20 +381,10 @@ impl KafkaPublisher {
     fn answered(&mut self, wait: Duration) -> Result<bool, SinkError> {
         match self.answers.recv_timeout(wait) {
             Ok(Ok(())) => Ok(true),
-            Ok(Err(e)) => Err(self.native(
-                if self.transactional {
-                    "commit"
-                } else {
-                    "write State"
-                },
-                &e,
-            )),
+            Ok(Err(e)) => Err(self.native(if self.transactional { "commit" } else { "write State" }, &e)),
             Err(RecvTimeoutError::Timeout) => Ok(false),
             Err(RecvTimeoutError::Disconnected) => {
-                let e = SinkError::Unavailable {
-                    what: self.what.clone(),
-                    why: "the commit thread ended".to_owned(),
-                };
+                let e = SinkError::Unavailable { what: self.what.clone(), why: "the commit thread ended".to_owned() };
                 Err(self.fail(e))
             }
         }
@@ -436,11 +404,7 @@ impl KafkaPublisher {
             any |= self.report_places(durable);
         }
         while let Some(batch) = self.sealed.front() {
-            let done = if self.transactional {
-                batch.committed
-            } else {
-                self.delivered_until(batch)
-            };
+            let done = if self.transactional { batch.committed } else { self.delivered_until(batch) };
             if !done {
                 break;
             }
@@ -470,10 +434,7 @@ impl KafkaPublisher {
                 any = true;
                 durable(Durable::At {
                     topic: s.topic,
-                    at: Position {
-                        partition: s.partition,
-                        offset: offset as u64,
-                    },
+                    at: Position { partition: s.partition, offset: offset as u64 },
                     id,
                 });
             }
@@ -489,10 +450,7 @@ impl KafkaPublisher {
         };
         let bytes = serde_json::to_vec(state).map_err(|e| wrong(e.to_string()))?;
         if bytes.len() > STATE_MAX_BYTES {
-            return Err(wrong(format!(
-                "has {} bytes, at most {STATE_MAX_BYTES} are allowed",
-                bytes.len()
-            )));
+            return Err(wrong(format!("has {} bytes, at most {STATE_MAX_BYTES} are allowed", bytes.len())));
         }
         Ok(bytes)
     }
@@ -525,11 +483,7 @@ impl Slot {
         }
         match self.last_offset {
             Some(last) if r.offset <= last => {
-                return Err(Wrong::Fell(format!(
-                    "{}: offset {} was given after {last}",
-                    place(),
-                    r.offset
-                )));
+                return Err(Wrong::Fell(format!("{}: offset {} was given after {last}", place(), r.offset)));
             }
             // Only transactions leave holes; here another writer's records lie between, so what is there must be
             // read back before anything more is said of it.
@@ -550,11 +504,7 @@ impl Slot {
             self.places.push((r.offset, id));
         }
         let mut freed = 0;
-        while self
-            .handed
-            .front()
-            .is_some_and(|(until, _)| *until <= self.delivered)
-        {
+        while self.handed.front().is_some_and(|(until, _)| *until <= self.delivered) {
             freed += self.handed.pop_front().map_or(0, |(_, cost)| cost);
         }
         Ok(freed)
@@ -589,10 +539,7 @@ impl Publisher for KafkaPublisher {
         if bytes + 1024 > self.max_message {
             return Err(Refused::Dead(SinkError::Mismatch {
                 what: format!("{}: record {}", self.what, m.id.index),
-                why: format!(
-                    "has {bytes} bytes, at most {} can be published",
-                    self.max_message - 1024
-                ),
+                why: format!("has {bytes} bytes, at most {} can be published", self.max_message - 1024),
                 hint: "raise kafka.batch_bytes and the topic's max.message.bytes".to_owned(),
             }));
         }
@@ -610,8 +557,7 @@ impl Publisher for KafkaPublisher {
         if s.arena.is_empty() {
             self.waiting.push_back(slot);
         }
-        s.arena
-            .push(((slot as u64) << SEQ_BITS) | s.published, m.key, m.payload);
+        s.arena.push(((slot as u64) << SEQ_BITS) | s.published, m.key, m.payload);
         s.sampled = s.fresh || s.published.is_multiple_of(SAMPLE);
         if s.sampled {
             s.samples.push_back((s.published, m.id));
@@ -650,9 +596,7 @@ impl Publisher for KafkaPublisher {
         self.slots.iter_mut().for_each(Slot::seal);
         self.last_frontier = frontier.or(self.last_frontier);
         let commits = self.transactional
-            && (!self.waiting.is_empty()
-                || !self.state_arena.is_empty()
-                || self.phase == Phase::Open);
+            && (!self.waiting.is_empty() || !self.state_arena.is_empty() || self.phase == Phase::Open);
         self.sealed.push_back(Sealed {
             frontier,
             state: state.map(|s| s.number),
@@ -725,11 +669,7 @@ impl Publisher for KafkaPublisher {
     }
 
     fn ready(&self) -> bool {
-        if self.transactional {
-            self.sealed.is_empty()
-        } else {
-            self.storing.is_none()
-        }
+        if self.transactional { self.sealed.is_empty() } else { self.storing.is_none() }
     }
 
     fn in_flight(&self) -> (u64, u64) {
@@ -751,11 +691,7 @@ fn commit(producer: &Producer, given_up: &AtomicBool) -> Result<(), NativeError>
 const COMMIT_WAIT_MS: u32 = 10_000;
 
 /// Writes State as a transaction of its own.
-fn write_state(
-    producer: &Producer,
-    bytes: &[u8],
-    given_up: &AtomicBool,
-) -> Result<(), NativeError> {
+fn write_state(producer: &Producer, bytes: &[u8], given_up: &AtomicBool) -> Result<(), NativeError> {
     let mut arena = Arena::default();
     arena.push(STATE_TAG, Some(STATE_KEY), bytes);
     producer.begin()?;
@@ -768,9 +704,7 @@ fn write_state(
             error = r.error;
         })?;
         if let Some(code) = error {
-            return Err(producer
-                .fatal()
-                .unwrap_or_else(|| rdkafka::error::KafkaError::MessageProduction(code).into()));
+            return Err(producer.fatal().unwrap_or_else(|| rdkafka::error::KafkaError::MessageProduction(code).into()));
         }
         if outstanding {
             producer.hurry();

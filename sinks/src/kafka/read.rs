@@ -47,10 +47,7 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(config: &KafkaConfig) -> Result<Self, SinkError> {
         Ok(Self {
-            consumer: config
-                .reader(true)?
-                .create()
-                .map_err(|e| client_error(config, &e))?,
+            consumer: config.reader(true)?.create().map_err(|e| client_error(config, &e))?,
             patience: config.request_timeout(),
         })
     }
@@ -67,19 +64,12 @@ impl Reader {
         if open.is_empty() {
             return Ok(());
         }
-        let places: Vec<(Place, u64)> = open
-            .iter()
-            .map(|s| ((topic.to_owned(), s.partition), s.from))
-            .collect();
+        let places: Vec<(Place, u64)> = open.iter().map(|s| ((topic.to_owned(), s.partition), s.from)).collect();
         let list = positions(&places).map_err(|e| sort(what(), &e))?;
-        self.consumer
-            .assign(&list)
-            .map_err(|e| sort_kafka(what(), e))?;
+        self.consumer.assign(&list).map_err(|e| sort_kafka(what(), e))?;
         let result = self.take(topic, &mut open, each);
         // Else it would go on fetching.
-        self.consumer
-            .unassign()
-            .map_err(|e| sort_kafka(what(), e))?;
+        self.consumer.unassign().map_err(|e| sort_kafka(what(), e))?;
         result
     }
 
@@ -96,18 +86,12 @@ impl Reader {
             match self.consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(m)) => {
                     last_news = Instant::now();
-                    let at = Position {
-                        partition: m.partition() as u32,
-                        offset: m.offset() as u64,
-                    };
+                    let at = Position { partition: m.partition() as u32, offset: m.offset() as u64 };
                     let Some(i) = open.iter().position(|s| s.partition == at.partition) else {
                         continue;
                     };
                     let go = if at.offset < open[i].until {
-                        each(Raw {
-                            at,
-                            payload: m.payload().unwrap_or_default(),
-                        })?
+                        each(Raw { at, payload: m.payload().unwrap_or_default() })?
                     } else {
                         Go::Enough
                     };
@@ -146,20 +130,15 @@ impl Reader {
 /// Understands a record of ours.
 pub(super) fn stored(topic: &Topic, raw: &Raw<'_>) -> Result<Stored, SinkError> {
     let foreign = |why: String| SinkError::Mismatch {
-        what: format!(
-            "{} partition {} offset {}",
-            topic.name, raw.at.partition, raw.at.offset
-        ),
+        what: format!("{} partition {} offset {}", topic.name, raw.at.partition, raw.at.offset),
         why,
         hint: "find out who writes to this topic; nobody but the bridge may".to_owned(),
     };
-    let decoded = avro::Head::decode(raw.payload)
-        .map_err(|e| foreign(format!("is not a record of clbridge: {e}")))?;
+    let decoded = avro::Head::decode(raw.payload).map_err(|e| foreign(format!("is not a record of clbridge: {e}")))?;
     if decoded.mdt != topic.mdt.as_str() {
         return Err(foreign(format!("is a record of {}", decoded.mdt)));
     }
-    let head =
-        Head::of(&decoded).ok_or_else(|| foreign("has index 0, which no record has".to_owned()))?;
+    let head = Head::of(&decoded).ok_or_else(|| foreign("has index 0, which no record has".to_owned()))?;
     Ok(Stored { at: raw.at, head })
 }
 
@@ -169,10 +148,7 @@ const WIDER: u64 = 16;
 
 impl Shared {
     /// Runs `f` with the common reader, or with a new one while that is lent.
-    pub(super) fn with_reader<T>(
-        &self,
-        f: impl FnOnce(&Reader) -> Result<T, SinkError>,
-    ) -> Result<T, SinkError> {
+    pub(super) fn with_reader<T>(&self, f: impl FnOnce(&Reader) -> Result<T, SinkError>) -> Result<T, SinkError> {
         let lent = self.reader.lock().unwrap_or_else(|e| e.into_inner()).take();
         let reader = match lent {
             Some(r) => r,
@@ -187,34 +163,20 @@ impl Shared {
     }
 
     /// One offset for each partition, from 0.
-    pub(super) fn offsets(
-        &self,
-        topic: &str,
-        partitions: u32,
-        at: Where,
-    ) -> Result<Vec<u64>, SinkError> {
+    pub(super) fn offsets(&self, topic: &str, partitions: u32, at: Where) -> Result<Vec<u64>, SinkError> {
         let what = || format!("asking for the offsets of {topic}");
         let places: Vec<Place> = (0..partitions).map(|p| (topic.to_owned(), p)).collect();
         let mut found = vec![None; partitions as usize];
-        for ((_, partition), offset) in self
-            .admin()
-            .list_offsets(&places, at)
-            .map_err(|e| sort(what(), &e))?
-        {
+        for ((_, partition), offset) in self.ask(what, |a| a.list_offsets(&places, at))? {
             let offset = offset.map_err(|e| sort(what(), &e))?;
-            if let (Some(slot), Ok(offset)) =
-                (found.get_mut(partition as usize), u64::try_from(offset))
-            {
+            if let (Some(slot), Ok(offset)) = (found.get_mut(partition as usize), u64::try_from(offset)) {
                 *slot = Some(offset);
             }
         }
         found
             .into_iter()
             .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| SinkError::Unavailable {
-                what: what(),
-                why: "the broker left a partition out".to_owned(),
-            })
+            .ok_or_else(|| SinkError::Unavailable { what: what(), why: "the broker left a partition out".to_owned() })
     }
 
     pub(super) fn lows(&self, topic: &Topic) -> Result<Vec<u64>, SinkError> {
@@ -260,25 +222,40 @@ impl Shared {
             found
                 .into_iter()
                 .map(|f| match f {
-                    Some((at, payload)) => keep(&Raw {
-                        at,
-                        payload: &payload,
-                    })
-                    .map(Some),
+                    Some((at, payload)) => keep(&Raw { at, payload: &payload }).map(Some),
                     None => Ok(None),
                 })
                 .collect()
         })
     }
 
-    pub(super) fn read_at(
+    pub(super) fn read_at(&self, topic: &Topic, at: &[Position]) -> Result<Vec<Option<Stored>>, SinkError> {
+        let (lows, ends) = (self.lows(topic)?, self.ends(topic)?);
+        let mut answers: Vec<Option<Stored>> = vec![None; at.len()];
+        self.answer(topic, at, &lows, &ends, &mut answers)?;
+        // "Nothing there" must not be said of records that are committed and whose transaction's end is only on its
+        // way to the partition.
+        let in_doubt = |i: usize| {
+            let p = at[i].partition as usize;
+            answers[i].is_none() && ends.get(p).is_some_and(|end| at[i].offset < *end)
+        };
+        if (0..at.len()).any(in_doubt) {
+            self.settle(&topic.name, &ends)?;
+            self.answer(topic, at, &lows, &ends, &mut answers)?;
+        }
+        Ok(answers)
+    }
+
+    /// Fills in what can be read now of the answers that are missing.
+    fn answer(
         &self,
         topic: &Topic,
         at: &[Position],
-    ) -> Result<Vec<Option<Stored>>, SinkError> {
-        let (lows, ends) = (self.lows(topic)?, self.ends(topic)?);
-        let mut answers: Vec<Option<Stored>> = vec![None; at.len()];
-        let mut todo: Vec<usize> = (0..at.len()).collect();
+        lows: &[u64],
+        ends: &[u64],
+        answers: &mut [Option<Stored>],
+    ) -> Result<(), SinkError> {
+        let mut todo: Vec<usize> = (0..at.len()).filter(|i| answers[*i].is_none()).collect();
         self.with_reader(|reader| {
             while !todo.is_empty() {
                 // A partition can be assigned once at a time: one question a partition and round.
@@ -289,11 +266,7 @@ impl Shared {
                     match asked.get_mut(p) {
                         Some(slot @ None) => {
                             *slot = Some(*i);
-                            spans.push(Span {
-                                partition: p as u32,
-                                from: at[*i].offset.max(lows[p]),
-                                until: ends[p],
-                            });
+                            spans.push(Span { partition: p as u32, from: at[*i].offset.max(lows[p]), until: ends[p] });
                             false
                         }
                         // A partition that does not exist has no record.
@@ -309,8 +282,7 @@ impl Shared {
                 })?;
             }
             Ok(())
-        })?;
-        Ok(answers)
+        })
     }
 
     /// Streams to `each` until it says false.
@@ -321,9 +293,9 @@ impl Shared {
         above: u64,
         each: &mut dyn FnMut(Stored) -> bool,
     ) -> Result<(), SinkError> {
-        let (lows, ends) = (self.lows(topic)?, self.ends(topic)?);
-        let old =
-            |s: &Stored| s.head.id().incarnation <= incarnation && s.head.id().index.get() <= above;
+        let lows = self.lows(topic)?;
+        let ends = self.settled(&topic.name, topic.partitions)?;
+        let old = |s: &Stored| s.head.id().incarnation <= incarnation && s.head.id().index.get() <= above;
         self.with_reader(|reader| {
             // Within a partition records rise, so all before an old one are old.
             let mut from: Vec<Option<u64>> = vec![None; ends.len()];
@@ -335,11 +307,7 @@ impl Shared {
                     if from[p].is_none() && start == lows[p] {
                         from[p] = Some(start);
                     } else if from[p].is_none() {
-                        spans.push(Span {
-                            partition: p as u32,
-                            from: start,
-                            until: ends[p],
-                        });
+                        spans.push(Span { partition: p as u32, from: start, until: ends[p] });
                     }
                 }
                 reader.scan(&topic.name, &spans, &mut |raw| {
@@ -351,11 +319,7 @@ impl Shared {
                 step = step.saturating_mul(WIDER);
             }
             let spans: Vec<Span> = (0..ends.len())
-                .map(|p| Span {
-                    partition: p as u32,
-                    from: from[p].unwrap_or(lows[p]),
-                    until: ends[p],
-                })
+                .map(|p| Span { partition: p as u32, from: from[p].unwrap_or(lows[p]), until: ends[p] })
                 .collect();
             let mut wanted = true;
             reader.scan(&topic.name, &spans, &mut |raw| {

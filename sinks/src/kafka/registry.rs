@@ -16,16 +16,15 @@ const ATTEMPTS: u32 = 40;
 impl Shared {
     pub(super) fn registry(&self) -> Result<Registry, SinkError> {
         match self.describe(&self.config.registry_topic)? {
-            Some(_) => self.read_registry(Where::Stable),
+            Some(_) => self.read_registry(self.visible_end(&self.config.registry_topic)?),
             None => Ok(Registry::default()),
         }
     }
 
-    fn read_registry(&self, end: Where) -> Result<Registry, SinkError> {
+    fn read_registry(&self, end: u64) -> Result<Registry, SinkError> {
         let topic = &self.config.registry_topic;
         let lows = self.offsets(topic, 1, Where::Low)?;
-        let ends = self.offsets(topic, 1, end)?;
-        let found = self.last_records(topic, &lows, &ends, &mut |raw| {
+        let found = self.last_records(topic, &lows, &[end], &mut |raw| {
             serde_json::from_slice::<Registry>(raw.payload).map_err(|e| SinkError::Mismatch {
                 what: format!("registry of groups in {topic} at offset {}", raw.at.offset),
                 why: format!("cannot be understood: {e}"),
@@ -40,22 +39,15 @@ impl Shared {
         let topic = &self.config.registry_topic;
         self.make_compacted(topic)?;
         let config = self.config.producer(Some(topic))?;
-        let producer = Producer::new(&config, std::slice::from_ref(topic))
-            .map_err(|e| sort(self.changing(), &e))?;
-        producer
-            .init_transactions(self.config.request_timeout_ms)
-            .map_err(|e| sort(self.changing(), &e))?;
-        self.settled(topic, 1)?;
-        let registry = self.read_registry(Where::End)?;
+        let producer = Producer::new(&config, std::slice::from_ref(topic)).map_err(|e| sort(self.changing(), &e))?;
+        producer.init_transactions(self.config.request_timeout_ms).map_err(|e| sort(self.changing(), &e))?;
+        let end = self.settled(topic, 1)?[0];
+        let registry = self.read_registry(end)?;
         Ok((producer, registry))
     }
 
     /// Writes the registry; false if another writer took the fence in between.
-    pub(super) fn write_registry(
-        &self,
-        producer: &Producer,
-        registry: &Registry,
-    ) -> Result<bool, SinkError> {
+    pub(super) fn write_registry(&self, producer: &Producer, registry: &Registry) -> Result<bool, SinkError> {
         let bytes = serde_json::to_vec(registry).map_err(|e| SinkError::Mismatch {
             what: self.changing(),
             why: e.to_string(),
@@ -76,10 +68,7 @@ impl Shared {
     }
 
     fn changing(&self) -> String {
-        format!(
-            "changing the registry of groups in {}",
-            self.config.registry_topic
-        )
+        format!("changing the registry of groups in {}", self.config.registry_topic)
     }
 }
 
@@ -98,10 +87,7 @@ impl KafkaSink {
             change(&mut registry);
             registry.version += 1;
             let candidate = registry.clone();
-            if self
-                .blocking(move |s| s.write_registry(&producer, &candidate))
-                .await?
-            {
+            if self.blocking(move |s| s.write_registry(&producer, &candidate)).await? {
                 return Ok(registry);
             }
             // Two writers must not fence each other in step for ever.
@@ -133,7 +119,6 @@ impl Producer {
                 self.hurry();
             }
         }
-        self.commit(wait_ms)
-            .map_err(|e| sort(what(), &self.fatal().unwrap_or(e)))
+        self.commit(wait_ms).map_err(|e| sort(what(), &self.fatal().unwrap_or(e)))
     }
 }

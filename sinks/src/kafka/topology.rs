@@ -26,21 +26,12 @@ enum Must {
 }
 
 impl Shared {
-    pub(super) fn prepare(
-        &self,
-        want: &[TopicSpec],
-        pinned: Option<&State>,
-    ) -> Result<Vec<Topic>, SinkError> {
+    pub(super) fn prepare(&self, want: &[TopicSpec], pinned: Option<&State>) -> Result<Vec<Topic>, SinkError> {
         let mut topics = Vec::with_capacity(want.len());
         for (i, spec) in want.iter().enumerate() {
-            let name = self
-                .config
-                .topic_name(spec.mdt.as_str(), spec.feed.as_deref());
+            let name = self.config.topic_name(spec.mdt.as_str(), spec.feed.as_deref());
             let pin = pinned.and_then(|s| s.topics.get(spec.feed.as_deref().unwrap_or_default()));
-            let limit = self
-                .config
-                .max_message_bytes()
-                .max(spec.max_message_bytes + 1024);
+            let limit = self.config.max_message_bytes().max(spec.max_message_bytes + 1024);
             if spec.max_message_bytes + 1024 > self.config.max_message_bytes() {
                 return Err(SinkError::Mismatch {
                     what: "setting kafka.batch_bytes".to_owned(),
@@ -57,10 +48,7 @@ impl Shared {
                     return Err(SinkError::Mismatch {
                         what: format!("topic {name}"),
                         why: "was deleted".to_owned(),
-                        hint: format!(
-                            "`clbridge reset {}` publishes what the MDT still has into a new one",
-                            spec.mdt
-                        ),
+                        hint: format!("`clbridge reset {}` publishes what the MDT still has into a new one", spec.mdt),
                     });
                 }
                 None => {
@@ -88,9 +76,8 @@ impl Shared {
                     return differs("name", &pin.name, &name, hint);
                 }
                 if pin.partitions != found.partitions {
-                    let hint = format!(
-                        "keys have moved between partitions: `clbridge reset {mdt}` after deleting the topic"
-                    );
+                    let hint =
+                        format!("keys have moved between partitions: `clbridge reset {mdt}` after deleting the topic");
                     return differs(
                         "partition count",
                         &pin.partitions.to_string(),
@@ -110,11 +97,7 @@ impl Shared {
                     Must::Be("retention.bytes", "-1"),
                     Must::Reach("max.message.bytes", limit as u64),
                 ];
-                must.extend(
-                    self.config
-                        .min_insync
-                        .map(|n| Must::Reach("min.insync.replicas", u64::from(n))),
-                );
+                must.extend(self.config.min_insync.map(|n| Must::Reach("min.insync.replicas", u64::from(n))));
                 self.check_settings(&name, &must)?;
             }
             topics.push(Topic {
@@ -154,10 +137,8 @@ impl Shared {
                 hint: "delete it if nothing in it is needed; it is then made anew".to_owned(),
             });
         }
-        let must = [
-            Must::Be("cleanup.policy", "compact"),
-            Must::Reach("max.message.bytes", 2 * STATE_MAX_BYTES as u64),
-        ];
+        let must =
+            [Must::Be("cleanup.policy", "compact"), Must::Reach("max.message.bytes", 2 * STATE_MAX_BYTES as u64)];
         self.check_settings(name, &must)
     }
 
@@ -168,11 +149,8 @@ impl Shared {
             Some(found) => (found, false),
             None => {
                 let size = (self.config.max_message_bytes() + BATCH_OVERHEAD).to_string();
-                let settings = [
-                    ("retention.ms", "-1"),
-                    ("retention.bytes", "-1"),
-                    ("max.message.bytes", size.as_str()),
-                ];
+                let settings =
+                    [("retention.ms", "-1"), ("retention.bytes", "-1"), ("max.message.bytes", size.as_str())];
                 self.create(&name, 1, &settings)?
             }
         };
@@ -202,10 +180,7 @@ impl Shared {
         if self.config.mock {
             return names.iter().map(|n| self.describe_mock(n)).collect();
         }
-        let found = self
-            .admin()
-            .describe_topics(names)
-            .map_err(|e| sort(format!("describing topics {}", names.join(", ")), &e))?;
+        let found = self.ask(|| format!("describing topics {}", names.join(", ")), |a| a.describe_topics(names))?;
         let mut there = Vec::with_capacity(found.len());
         for d in found {
             match &d.error {
@@ -225,10 +200,7 @@ impl Shared {
             .inner()
             .fetch_metadata(Some(name), self.config.request_timeout())
             .map_err(|e| sort_kafka(what(), e))?;
-        let topic = metadata
-            .topics()
-            .iter()
-            .find(|t| t.name() == name && t.error().is_none());
+        let topic = metadata.topics().iter().find(|t| t.name() == name && t.error().is_none());
         let topic = topic.ok_or_else(|| SinkError::Mismatch {
             what: format!("topic {name}"),
             why: "does not exist on the mock cluster".to_owned(),
@@ -245,15 +217,9 @@ impl Shared {
     }
 
     /// Creates a topic and waits until all its partitions have a leader.
-    fn create(
-        &self,
-        name: &str,
-        partitions: u32,
-        settings: &[(&str, &str)],
-    ) -> Result<(Described, bool), SinkError> {
+    fn create(&self, name: &str, partitions: u32, settings: &[(&str, &str)]) -> Result<(Described, bool), SinkError> {
         let what = || format!("creating topic {name}");
-        let replication =
-            TopicReplication::Fixed(self.config.replication_factor.map_or(-1, |r| r as i32));
+        let replication = TopicReplication::Fixed(self.config.replication_factor.map_or(-1, |r| r as i32));
         let min_insync = self.config.min_insync.map(|n| n.to_string());
         let mut topic = NewTopic::new(name, partitions as i32, replication);
         for (key, value) in settings {
@@ -270,10 +236,7 @@ impl Shared {
                 // Another bridge was quicker; the caller checks what it made.
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => created = false,
                 Err((_, code)) => {
-                    return Err(sort_kafka(
-                        what(),
-                        rdkafka::error::KafkaError::AdminOp(code),
-                    ));
+                    return Err(sort_kafka(what(), rdkafka::error::KafkaError::AdminOp(code)));
                 }
             }
         }
@@ -305,29 +268,17 @@ impl Shared {
                 return Err(sort_kafka(what, rdkafka::error::KafkaError::AdminOp(code)));
             }
             None => {
-                return Err(SinkError::Unavailable {
-                    what,
-                    why: "the broker gave none".to_owned(),
-                });
+                return Err(SinkError::Unavailable { what, why: "the broker gave none".to_owned() });
             }
         };
         for m in must {
             let (key, need, fits): (_, _, &dyn Fn(&str) -> bool) = match m {
                 Must::Be(key, value) => (*key, (*value).to_owned(), &|v| v == *value),
-                Must::Reach(key, least) => (*key, least.to_string(), &|v| {
-                    v.parse().is_ok_and(|n: u64| n >= *least)
-                }),
+                Must::Reach(key, least) => (*key, least.to_string(), &|v| v.parse().is_ok_and(|n: u64| n >= *least)),
             };
-            let is = settings
-                .get(key)
-                .and_then(|e| e.value.as_deref())
-                .unwrap_or("unknown");
+            let is = settings.get(key).and_then(|e| e.value.as_deref()).unwrap_or("unknown");
             if !fits(is) {
-                let at_least = if matches!(m, Must::Reach(..)) {
-                    "at least "
-                } else {
-                    ""
-                };
+                let at_least = if matches!(m, Must::Reach(..)) { "at least " } else { "" };
                 return Err(SinkError::Mismatch {
                     what: format!("topic {name}"),
                     why: format!("its {key} is {is} and must be {at_least}{need}"),
@@ -341,12 +292,7 @@ impl Shared {
         Ok(())
     }
 
-    pub(super) fn trim(
-        &self,
-        topic: &Topic,
-        below: &[u64],
-        keep: Duration,
-    ) -> Result<Vec<u64>, SinkError> {
+    pub(super) fn trim(&self, topic: &Topic, below: &[u64], keep: Duration) -> Result<Vec<u64>, SinkError> {
         let lows = self.lows(topic)?;
         if self.config.mock {
             return Ok(lows);
@@ -356,20 +302,13 @@ impl Shared {
         let young = if keep.is_zero() {
             ends.clone()
         } else {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let since = now.saturating_sub(keep).as_millis() as i64;
             self.first_since(topic, since, &ends)?
         };
         let limits: Vec<((String, u32), u64)> = (0..lows.len())
             .filter_map(|p| {
-                let limit = below
-                    .get(p)
-                    .copied()
-                    .unwrap_or(0)
-                    .min(last[p]?)
-                    .min(young[p]);
+                let limit = below.get(p).copied().unwrap_or(0).min(last[p]?).min(young[p]);
                 (limit > lows[p]).then(|| ((topic.name.clone(), p as u32), limit))
             })
             .collect();
@@ -393,13 +332,8 @@ impl Shared {
     /// The first offset of each partition whose record is not older than `since`, or its end.
     fn first_since(&self, topic: &Topic, since: i64, ends: &[u64]) -> Result<Vec<u64>, SinkError> {
         let what = || format!("asking for the offsets of {}", topic.name);
-        let places: Vec<_> = (0..topic.partitions)
-            .map(|p| (topic.name.clone(), p))
-            .collect();
-        let found = self
-            .admin()
-            .list_offsets(&places, Where::Since(since))
-            .map_err(|e| sort(what(), &e))?;
+        let places: Vec<_> = (0..topic.partitions).map(|p| (topic.name.clone(), p)).collect();
+        let found = self.ask(what, |a| a.list_offsets(&places, Where::Since(since)))?;
         // A partition that is missing in the answer keeps everything.
         let mut first = vec![0; ends.len()];
         for ((_, partition), offset) in found {
@@ -419,13 +353,7 @@ impl Shared {
     }
 
     /// Waits for one of the crate's Admin calls; the caller is on a thread that may block.
-    pub(super) fn wait<T>(
-        &self,
-        what: &str,
-        call: impl Future<Output = KafkaResult<T>>,
-    ) -> Result<T, SinkError> {
-        Handle::current()
-            .block_on(call)
-            .map_err(|e| sort_kafka(what, e))
+    pub(super) fn wait<T>(&self, what: &str, call: impl Future<Output = KafkaResult<T>>) -> Result<T, SinkError> {
+        Handle::current().block_on(call).map_err(|e| sort_kafka(what, e))
     }
 }

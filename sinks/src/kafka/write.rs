@@ -10,18 +10,11 @@ const CHUNK: usize = 1000;
 impl Shared {
     /// Writes key and payload pairs to partition 0 of `topic` in order and waits until all are durable. Returns the
     /// offset of the last, `None` if there was none. An empty key is none.
-    pub(super) fn write(
-        &self,
-        topic: &str,
-        records: &[(&[u8], &[u8])],
-    ) -> Result<Option<u64>, SinkError> {
+    pub(super) fn write(&self, topic: &str, records: &[(&[u8], &[u8])]) -> Result<Option<u64>, SinkError> {
         let what = || format!("writing to {topic}");
         let mut config = self.config.producer(None)?;
         // Unlike the stream this has a caller who waits.
-        config.set(
-            "message.timeout.ms",
-            self.config.request_timeout_ms.to_string(),
-        );
+        config.set("message.timeout.ms", self.config.request_timeout_ms.to_string());
         let producer = Producer::new(&config, &[topic.to_owned()]).map_err(|e| sort(what(), &e))?;
         let mut last = None;
         for chunk in records.chunks(CHUNK) {
@@ -29,9 +22,7 @@ impl Shared {
             for (key, payload) in chunk {
                 arena.push(0, (!key.is_empty()).then_some(*key), payload);
             }
-            producer
-                .produce(0, 0, &mut arena)
-                .map_err(|e| sort(what(), &e))?;
+            producer.produce(0, 0, &mut arena).map_err(|e| sort(what(), &e))?;
             let mut left = chunk.len();
             while left > 0 {
                 let mut error = None;
@@ -41,10 +32,7 @@ impl Shared {
                 });
                 left -= served.map_err(|e| sort(what(), &e))?;
                 if let Some(code) = error {
-                    return Err(sort_kafka(
-                        what(),
-                        rdkafka::error::KafkaError::MessageProduction(code),
-                    ));
+                    return Err(sort_kafka(what(), rdkafka::error::KafkaError::MessageProduction(code)));
                 }
             }
         }

@@ -1,0 +1,92 @@
+//! The broker stalls, and the broker dies.
+
+use std::time::{Duration, Instant};
+
+use clbridge_sinks::{Refused, TopicIx};
+
+use crate::ground::{Ground, HANG, Mdt, Seen, id, index_of, indexes, message, payload, retry, wait_for};
+
+/// Resident memory of this process, bytes.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+pub async fn full_buffers_refuse_and_lose_nothing_while_the_broker_is_stalled(g: &dyn Ground) {
+    // given a stalled broker
+    let mut mdt = Mdt::new(g).await;
+    mdt.write(1..=10);
+    let record = payload(&mdt.name, id(1)).len() as u64;
+    let before = resident();
+    g.stall();
+    // when far more is offered than the bound allows
+    let offered = 10 * g.memory() as u64 / record;
+    let (mut taken, mut refusals, mut peak) = (10, 0, before);
+    while refusals < 50 && taken < offered {
+        let next = id(taken + 1);
+        match mdt.publisher.publish(&message(TopicIx(0), next, &payload(&mdt.name, next))) {
+            Ok(()) => taken += 1,
+            Err(Refused::Full) => {
+                refusals += 1;
+                mdt.publisher.poll(Duration::from_millis(1), &mut |_| ()).unwrap();
+                peak = peak.max(resident());
+            }
+            Err(Refused::Dead(e)) => panic!("{e}"),
+        }
+    }
+    g.go_on();
+    // then it is refused, within the bound
+    assert_eq!(refusals, 50, "{taken} records of {offered} were taken without a refusal");
+    let grown = peak.saturating_sub(before);
+    println!("stalled: {taken} records taken, {} MB of {} MB grown", grown >> 20, g.memory() >> 20);
+    assert!(grown < g.memory() * 5 / 4, "{grown} bytes grown, {} allowed", g.memory());
+    // and everything that was taken arrives, once and in order
+    let mut seen = Seen::default();
+    mdt.publish(taken + 1..=taken + 1000, &mut seen);
+    mdt.seal(taken + 1000, &mut seen);
+    assert_eq!(indexes(&mdt.read_all().await), (1..=taken + 1000).collect::<Vec<_>>());
+}
+
+pub async fn what_was_durable_before_the_broker_was_killed_is_there_afterwards(g: &dyn Ground) {
+    // given a publisher under load whose broker is killed
+    let mut mdt = Mdt::new(g).await;
+    let mut seen = mdt.write(1..=1000);
+    let atomic = mdt.sink.capabilities().atomic_state;
+    let mut next = 1001;
+    for batch in 0..10u64 {
+        mdt.publish(next..=next + 999, &mut seen);
+        next += 1000;
+        mdt.state.number += 1;
+        let frontier = Some(id(next - 1));
+        retry(&mut *mdt.publisher, &mut seen, |p| p.seal(frontier, atomic.then_some(&mdt.state)));
+        mdt.publisher.poll(Duration::ZERO, &mut |d| seen.note(d)).unwrap();
+        if batch == 7 {
+            println!("broker killed with {:?} in flight", mdt.publisher.in_flight());
+            g.kill_and_restart();
+        }
+    }
+    // when it is back, then the publisher goes on by itself or says that it is dead; never is anything in doubt
+    let began = Instant::now();
+    let mut died = None;
+    while seen.frontier != Some(id(next - 1)) && died.is_none() {
+        died = mdt.publisher.poll(Duration::from_millis(100), &mut |d| seen.note(d)).err();
+        assert!(began.elapsed() < HANG, "neither durable nor dead: {:?}", seen.frontier);
+    }
+    println!("after the restart: {}", died.map_or("went on".to_owned(), |e| e.to_string()));
+    let (recovered, topics) = mdt.crash(g).await;
+    let there = crate::ground::read_all(&*g.sink(), &topics[0]).await;
+    let tail = recovered.tails[0].iter().flatten().map(index_of).max().unwrap();
+    // and all that was reported durable is there, at its place
+    let durable_to = seen.frontier.unwrap().index.get();
+    assert!(tail >= durable_to);
+    assert_eq!(indexes(&there), (1..=tail).collect::<Vec<_>>());
+    for (_, at, id) in &seen.places {
+        let found = there[at.partition as usize].iter().find(|s| s.at == *at).unwrap();
+        assert_eq!(found.head.id(), *id);
+    }
+    // and publishing goes on
+    let mut p = recovered.publisher;
+    let mut seen = Seen::default();
+    retry(&mut *p, &mut seen, |p| p.seal(Some(id(tail)), None));
+    wait_for(&mut *p, &mut seen, |s| s.frontier == Some(id(tail)));
+}

@@ -1,0 +1,65 @@
+//! Kafka over TLS with SCRAM: the whole way of a record, and what is said when the door stays shut.
+
+use std::collections::BTreeMap;
+
+use clbridge_sinks::kafka::{KafkaConfig, KafkaSink, Subscription};
+use clbridge_sinks::{GroupObserver, Sink, SinkError, StartAt};
+
+use crate::ground::{Mdt, counts, new_group, new_mdt, shared, spec, take};
+use crate::kafka::variable;
+
+fn config(changed: &[(&str, &str)]) -> KafkaConfig {
+    let mut librdkafka = BTreeMap::from([
+        ("security.protocol".to_owned(), "SASL_SSL".to_owned()),
+        ("sasl.mechanism".to_owned(), "SCRAM-SHA-512".to_owned()),
+        ("ssl.ca.location".to_owned(), variable("KAFKA_CA")),
+        ("sasl.username".to_owned(), variable("KAFKA_USER")),
+        ("sasl.password".to_owned(), variable("KAFKA_PASSWORD")),
+    ]);
+    librdkafka.extend(changed.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+    KafkaConfig {
+        bootstrap_servers: variable("KAFKA_SASL_SSL"),
+        request_timeout_ms: 10_000,
+        librdkafka,
+        ..KafkaConfig::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn over_tls_and_scram_a_record_goes_the_whole_way() {
+    let _turn = shared().await;
+    // given a password in a file
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{}\n", variable("KAFKA_PASSWORD"))).unwrap();
+    let mut config = config(&[("sasl.password_file", file.path().to_str().unwrap())]);
+    config.librdkafka.remove("sasl.password");
+    let sink = KafkaSink::new(config).unwrap();
+    // when records are published, observed, consumed and acknowledged
+    let name = new_mdt();
+    let topics = sink.prepare(&[spec(&name, None)], None).await.unwrap();
+    let recovered = sink.recover(&name, &topics).await.unwrap();
+    let state = clbridge_sinks::State::first(name.clone(), "secure".to_owned());
+    let mut mdt = Mdt { name, sink: Box::new(sink.clone()), topics, publisher: recovered.publisher, state };
+    let group = new_group("secure");
+    sink.register(&group, mdt.topic(), StartAt::Oldest).await.unwrap();
+    mdt.write(1..=100);
+    let what = Subscription { mdts: mdt.only(), feed: None };
+    let mut member = sink.consumer(&group, &what).unwrap();
+    let all = take(&mut *member, true, |all| counts(all).len() >= 100).await;
+    // then all of it has happened
+    assert_eq!(counts(&all).len(), 100);
+    let progress = sink.progress(std::slice::from_ref(&group), &mdt.topics).await.unwrap();
+    assert!(progress.topics[&mdt.topic().name].groups[&group].iter().all(|p| p.is_some_and(|p| p > 0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_wrong_password_or_authority_never_looks_like_an_empty_broker() {
+    let _turn = shared().await;
+    let wrong_ca = variable("KAFKA_WRONG_CA");
+    for changed in [[("sasl.password", "wrong")], [("ssl.ca.location", wrong_ca.as_str())]] {
+        let sink = KafkaSink::new(config(&changed)).unwrap();
+        let answer = sink.peek_state(&new_mdt()).await;
+        assert!(matches!(answer, Err(SinkError::Unauthorised { .. } | SinkError::Unavailable { .. })), "{answer:?}");
+        assert!(sink.registry().await.is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! Topics: made, checked, refused, trimmed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clbridge_sinks::{State, Topic, TopicState};
+
+use crate::ground::{Ground, Mdt, index_of, mismatch, new_mdt, read_all, spec};
+
+/// State that remembers these topics.
+fn pinning(mdt: &Mdt) -> State {
+    let pin = |t: &Topic| TopicState { name: t.name.clone(), id: t.id.clone(), partitions: t.partitions };
+    State { topics: BTreeMap::from([(String::new(), pin(mdt.topic()))]), ..mdt.state.clone() }
+}
+
+async fn prepare_again(g: &dyn Ground, mdt: &Mdt, pinned: bool) -> Result<Vec<Topic>, clbridge_sinks::SinkError> {
+    let state = pinning(mdt);
+    g.sink().prepare(&[spec(&mdt.name, None)], pinned.then_some(&state)).await
+}
+
+pub async fn preparing_again_finds_the_same_topics(g: &dyn Ground) {
+    let mut mdt = Mdt::new(g).await;
+    assert!(mdt.topic().created);
+    assert!(!mdt.topic().id.is_empty());
+    mdt.write(1..=10);
+    let again = prepare_again(g, &mdt, true).await.unwrap();
+    let same = Topic { created: false, ..mdt.topic().clone() };
+    assert_eq!(again, [same]);
+}
+
+pub async fn a_topic_that_was_recreated_is_refused(g: &dyn Ground) {
+    let mdt = Mdt::new(g).await;
+    g.delete(mdt.topic(), true).await;
+    let told = mismatch(prepare_again(g, &mdt, true).await);
+    assert!(told.contains(&mdt.topic().name) && told.contains("id") && told.contains("clbridge reset"), "{told}");
+    // and one that is gone is not made again behind State's back
+    g.delete(mdt.topic(), false).await;
+    let told = mismatch(prepare_again(g, &mdt, true).await);
+    assert!(told.contains(&mdt.topic().name) && told.contains("deleted"), "{told}");
+}
+
+pub async fn a_topic_with_more_partitions_is_refused(g: &dyn Ground) {
+    let mdt = Mdt::new(g).await;
+    g.widen(mdt.topic()).await;
+    let told = mismatch(prepare_again(g, &mdt, true).await);
+    assert!(told.contains(&mdt.topic().name) && told.contains("partition"), "{told}");
+}
+
+pub async fn a_topic_whose_retention_was_changed_is_refused(g: &dyn Ground) {
+    let mdt = Mdt::new(g).await;
+    let setting = g.set_retention(mdt.topic()).await;
+    for pinned in [true, false] {
+        let told = mismatch(prepare_again(g, &mdt, pinned).await);
+        assert!(told.contains(&mdt.topic().name) && told.contains(setting), "{told}");
+    }
+}
+
+pub async fn trimming_keeps_the_last_record_and_never_passes_its_limit(g: &dyn Ground) {
+    // given a topic of several batches
+    let mut mdt = Mdt::new(g).await;
+    for batch in 0..5 {
+        mdt.write(batch * 60 + 1..=batch * 60 + 60);
+    }
+    let before = mdt.read_all().await;
+    // when it is trimmed below the middle of each partition
+    let below: Vec<u64> = before.iter().map(|p| p[p.len() / 2].at.offset).collect();
+    let lows = mdt.sink.trim(mdt.topic(), &below, Duration::ZERO).await.unwrap();
+    // then all from there on are kept, and all before are gone
+    assert_eq!(lows, below);
+    let after = read_all(&*g.sink(), mdt.topic()).await;
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(after.first().map(index_of), Some(index_of(&before[before.len() / 2])));
+    }
+    // and trimming lower does nothing
+    assert_eq!(mdt.sink.trim(mdt.topic(), &[0, 0, 0], Duration::ZERO).await.unwrap(), lows);
+    // and trimming beyond everything keeps the last record of each partition
+    mdt.sink.trim(mdt.topic(), &[u64::MAX >> 1; 3], Duration::ZERO).await.unwrap();
+    let after = read_all(&*g.sink(), mdt.topic()).await;
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(after.iter().map(index_of).collect::<Vec<_>>(), [index_of(before.last().unwrap())]);
+    }
+    // and a start finds it, and knows that the topic was used
+    let (recovered, _) = mdt.crash(g).await;
+    assert!(recovered.used && recovered.tails[0].iter().all(Option::is_some));
+}
+
+pub async fn trimming_keeps_what_is_young(g: &dyn Ground) {
+    let mut mdt = Mdt::new(g).await;
+    mdt.write(1..=60);
+    let lows = mdt.sink.trim(mdt.topic(), &[15, 15, 15], Duration::from_secs(86_400)).await.unwrap();
+    assert_eq!(lows, [0, 0, 0]);
+}
+
+pub async fn a_schema_is_found_by_its_fingerprint(g: &dyn Ground) {
+    // one that no other sentence and no earlier run has used
+    let mut fingerprint = [0xff; 8];
+    fingerprint[..7].copy_from_slice(&new_mdt().as_str().as_bytes()[..7]);
+    assert_eq!(g.schema(fingerprint).await, None);
+    for text in [r#"{"type":"string"}"#, r#"{"type":"long"}"#] {
+        g.sink().publish_schema(fingerprint, text).await.unwrap();
+        assert_eq!(g.schema(fingerprint).await.as_deref(), Some(text));
+    }
+}
