@@ -63,7 +63,7 @@ impl Default for SourceConfig {
             user: "cl1".to_owned(),
             users: BTreeMap::new(),
             reopen_share: 0.05,
-            poll_min: Duration::from_millis(10),
+            poll_min: Duration::from_millis(1),
             poll_max: Duration::from_millis(100),
         }
     }
