@@ -119,7 +119,14 @@ async fn add(
     for mdt in mdts {
         match topic_of(sink, mdt, spec.feed.as_deref()).await? {
             Some(topic) => topics.push(topic),
-            None => out += &format!("{mdt}: no topic yet; the bridge writes the first positions when it makes it\n"),
+            None => {
+                out += &format!("{mdt}: no topic yet; the bridge writes the first positions when it makes it\n");
+                if spec.policy != Policy::Hold {
+                    out += &format!(
+                        "{mdt}: releases nothing while its topic has fewer than 2 replicas; `clbridge check` says so\n"
+                    );
+                }
+            }
         }
     }
     // Released records must be replicated: the topic is then the only place that has them.
@@ -337,6 +344,9 @@ mod tests {
         let out = add(&broker, &broker, spec("lake"), &[mdt()]).await.unwrap();
         assert!(out.contains("fs-MDT0000: no topic yet"), "{out}");
         assert_eq!(broker.log(), ["registry 1"]);
+        let release = GroupSpec { policy: Policy::Release { backlog: Some(5), age: None }, ..spec("audit") };
+        let out = add(&broker, &broker, release, &[mdt()]).await.unwrap();
+        assert!(out.contains("releases nothing while its topic has fewer than 2 replicas"), "{out}");
     }
 
     #[tokio::test]

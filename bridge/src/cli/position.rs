@@ -59,8 +59,8 @@ async fn locate(
 fn row(state: &State, registry: &Registry, topic: &Topic, at: &TopicProgress, found: &Stored) -> Vec<String> {
     let partition = found.at.partition;
     let id = found.head.id();
-    let void =
-        state.retractions.iter().any(|r| r.incarnation > id.incarnation && (r.from..=r.to).contains(&id.index.get()));
+    let voided = state.retractions.iter().filter(|r| r.incarnation > id.incarnation);
+    let void = voided.filter(|r| (r.from..=r.to).contains(&id.index.get())).map(|r| r.incarnation).min();
     let (mut read, mut unread) = (Vec::new(), Vec::new());
     for spec in registry.groups.values().filter(|s| s.feed == topic.feed && s.mdts.takes(&topic.mdt)) {
         let committed = at.groups.get(&spec.name).and_then(|o| o.get(partition as usize).copied().flatten());
@@ -75,7 +75,7 @@ fn row(state: &State, registry: &Registry, topic: &Topic, at: &TopicProgress, fo
         partition.to_string(),
         found.at.offset.to_string(),
         id.incarnation.to_string(),
-        if void { "void: taken back by an MDT crash" } else { "stands" }.to_owned(),
+        void.map_or("stands".to_owned(), |by| format!("void since incarnation {by}")),
         list(read),
         list(unread),
     ]
@@ -175,7 +175,7 @@ mod tests {
         assert!(found);
         let lines: Vec<_> = text.lines().skip(1).collect();
         assert_eq!(lines.len(), 2, "{text}");
-        assert!(lines[0].contains(" 20 ") && lines[0].contains("void"), "{text}");
+        assert!(lines[0].contains(" 20 ") && lines[0].contains("void since incarnation 2"), "{text}");
         assert!(lines[1].contains(" 41 ") && lines[1].contains("stands"), "{text}");
     }
 

@@ -20,7 +20,7 @@ impl Core {
                 let repairing = g.repair_topic().map(|topic| Holding {
                     reason: "repair_unread".into(),
                     text: format!("the group has not yet read its repaired records in {topic}"),
-                    command: format!("clbridge consume --group {} --topic {topic}", g.spec.name),
+                    command: format!("clbridge consume --group {}", g.spec.name),
                 });
                 let caught_up = t.caught_up(g);
                 GroupStatus {
