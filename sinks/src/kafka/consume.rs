@@ -70,6 +70,9 @@ const FIRST_POSITION_GRACE: Duration = Duration::from_secs(15);
 /// How often it looks for one.
 const FIRST_POSITION_LOOK: Duration = Duration::from_millis(500);
 
+/// Longest wait for a poll that is still under way when a member is dropped.
+const LEAVING: Duration = Duration::from_secs(2);
+
 /// Lowest offset handed out since each partition was assigned.
 type Handed = Arc<Mutex<BTreeMap<Place, u64>>>;
 
@@ -133,6 +136,17 @@ impl Member {
                 timeout: config.request_timeout(),
             }),
         })
+    }
+}
+
+impl Drop for Member {
+    /// A `next` that was cancelled still polls on its thread, and the group is left only when that is over. A process
+    /// that ended before would keep its partitions from the others for the whole session timeout.
+    fn drop(&mut self) {
+        let until = Instant::now() + LEAVING;
+        while Arc::strong_count(&self.inner) > 1 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
