@@ -16,8 +16,6 @@ use super::verdict::MdtEvidence;
 
 /// Time between two commits.
 const COMMIT: Duration = Duration::from_millis(200);
-/// A crash should take back so many records, half of them published already.
-const WORTH_A_CRASH: u64 = 60;
 /// How long a crashed MDT is away, seconds. No MDT restarts within two seconds, and the bridge trusts in that (a pause
 /// or a jump of time is how it notices a crash), so the demonstration must not ask for what cannot happen.
 const AWAY_S: f64 = 2.5;
@@ -121,12 +119,12 @@ impl Mdts {
         self.stats(mdt).map_or(0, |s| s.last_index.saturating_sub(s.cleared.unwrap_or(0)))
     }
 
-    /// Whether a crash now would take back records that were already `published` up to this index.
+    /// Whether a crash now would take back at least `worth` records, half of them `published` (up to this index)
+    /// already.
     #[must_use]
-    pub fn worth_a_crash(&self, mdt: &MdtName, published: u64) -> bool {
-        self.stats(mdt).is_some_and(|s| {
-            s.last_index >= s.committed_index + WORTH_A_CRASH && published >= s.committed_index + WORTH_A_CRASH / 2
-        })
+    pub fn worth_a_crash(&self, mdt: &MdtName, published: u64, worth: u64) -> bool {
+        self.stats(mdt)
+            .is_some_and(|s| s.last_index >= s.committed_index + worth && published >= s.committed_index + worth / 2)
     }
 
     /// Crashes one of them; returns when it is back. `invent`: half of what was lost is followed by records of other

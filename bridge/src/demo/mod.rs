@@ -49,6 +49,8 @@ const WATCH_S: u64 = 20;
 const BEGINNING: Duration = Duration::from_secs(20);
 /// How long the rest may take to be cleared once the workload has ended.
 const CLEARING: Duration = Duration::from_secs(20);
+/// A crash of a generator's MDT should take back so many records; a watched directory's may take back any.
+const WORTH_A_CRASH: u64 = 60;
 /// How long a moment is waited for in which a crash takes back what was published.
 const WORTHWHILE: Duration = Duration::from_secs(3);
 /// Between two looks.
@@ -324,9 +326,16 @@ impl Stage<'_> {
         let Some(mdt) = (if invent { self.mdts.names().last() } else { self.mdts.names().first() }).cloned() else {
             return Ok(());
         };
+        let worth = if invent { WORTH_A_CRASH } else { 2 };
         let until = Instant::now() + WORTHWHILE;
-        while !self.mdts.worth_a_crash(&mdt, self.durable(&mdt)) && Instant::now() < until {
+        let mut look = Instant::now();
+        while !self.mdts.worth_a_crash(&mdt, self.durable(&mdt), worth) && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(2)).await;
+            if look.elapsed() > LOOK {
+                look = Instant::now();
+                let frame = self.frame();
+                self.screen.show(&frame)?;
+            }
         }
         let (mdts, target) = (self.mdts.clone(), mdt.clone());
         let crash = tokio::task::spawn_blocking(move || mdts.crash(&target, invent));
