@@ -79,6 +79,18 @@ fn a_caller_that_stayed_away_gets_a_fresh_look_instead_of_what_was_prefetched() 
 }
 
 #[test]
+fn what_the_caller_does_between_the_first_opening_and_the_first_read_does_not_make_openings_look_dear() {
+    let mdt = StandIn::with(5);
+    let mut source = mdt.source().begin().unwrap();
+    mdt.world().advance(500 * MS);
+    assert_eq!(read_many(&mut source, 5).len(), 5);
+    for _ in 0..20 {
+        read(&mut source, 1 << 20, SECOND);
+    }
+    assert_eq!(mdt.world().follows, 0);
+}
+
+#[test]
 fn while_an_mdt_is_away_the_reader_waits_and_tells_how_long() {
     let mdt = StandIn::with(10);
     let mut source = mdt.source();

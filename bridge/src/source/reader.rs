@@ -252,6 +252,10 @@ impl<D: Device, C: Clock> Source for DeviceSource<D, C> {
         if entered.saturating_sub(self.left) >= STALE && self.pace.due() <= entered {
             self.open = None;
         }
+        if self.open.as_ref().is_some_and(|open| !open.answered && open.at >= self.left) {
+            // Opened by `begin`: what the caller did until now is no cost of the opening.
+            self.pace.opened(entered);
+        }
         let mut now = entered;
         while buf.len() == from {
             let Some(open) = &mut self.open else {
