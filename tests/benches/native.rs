@@ -5,7 +5,7 @@ use std::ffi::{CString, c_int};
 use std::ptr;
 
 use anyhow::{Context, Result, bail, ensure};
-use rdkafka::client::{Client, DefaultClientContext};
+use rdkafka::client::{Client, ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka_sys as sys;
@@ -94,10 +94,9 @@ impl Producer {
         }
     }
 
-    /// Waits at most a millisecond for outstanding messages, with lingering off meanwhile.
+    /// See [`hurry`].
     pub fn hurry(&self) {
-        // SAFETY: the client lives. What is outstanding is known from the reports.
-        let _ = unsafe { sys::rd_kafka_flush(self.client.native_ptr(), 1) };
+        hurry(&self.client);
     }
 
     /// Takes the transactional id.
@@ -114,8 +113,7 @@ impl Producer {
 
     /// Commits; everything must have been reported before.
     pub fn commit(&self) -> Result<()> {
-        // SAFETY: as above.
-        taken(unsafe { sys::rd_kafka_commit_transaction(self.client.native_ptr(), 30_000) })
+        commit(&self.client)
     }
 }
 
@@ -129,6 +127,18 @@ impl Drop for Producer {
             sys::rd_kafka_queue_destroy(self.queue);
         }
     }
+}
+
+/// Waits at most a millisecond for outstanding messages, with lingering off meanwhile.
+pub fn hurry<C: ClientContext>(client: &Client<C>) {
+    // SAFETY: the client lives. What is outstanding is known from the reports.
+    let _ = unsafe { sys::rd_kafka_flush(client.native_ptr(), 1) };
+}
+
+/// Commits at once; everything must have been reported before.
+pub fn commit<C: ClientContext>(client: &Client<C>) -> Result<()> {
+    // SAFETY: the client lives.
+    taken(unsafe { sys::rd_kafka_commit_transaction(client.native_ptr(), 30_000) })
 }
 
 fn taken(error: *mut sys::rd_kafka_error_t) -> Result<()> {
