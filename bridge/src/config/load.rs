@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::Config;
 
 /// Variables that begin with `CLBRIDGE_` and are no keys of the configuration.
-const NOT_KEYS: [&str; 2] = ["CLBRIDGE_CONFIG", "CLBRIDGE_URL"];
+const NOT_KEYS: [&str; 3] = ["CLBRIDGE_CONFIG", "CLBRIDGE_URL", "CLBRIDGE_FAILPOINT"];
 const PREFIX: &str = "CLBRIDGE_";
 
 /// Why a configuration was refused.

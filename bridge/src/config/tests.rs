@@ -99,6 +99,7 @@ fn the_environment_overrides_any_key() {
             ("CLBRIDGE_FEEDS__NAMES__SCHEMA_VERSION", "2"),
             ("CLBRIDGE_GROUPS__AUDIT__POLICY__RELEASE__BACKLOG", "5"),
             ("CLBRIDGE_CONFIG", "/not/a/key"),
+            ("CLBRIDGE_FAILPOINT", "before_commit:1"),
             ("OTHER", "x"),
         ],
     )
