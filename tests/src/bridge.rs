@@ -1,0 +1,191 @@
+//! The bridge of a test: a configuration file, the process, its status.
+
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Output};
+use std::time::Duration;
+
+use clbridge::status::{BridgeStatus, MdtStatus, Phase};
+
+use crate::process::Process;
+use crate::scene::Scene;
+use crate::sim::{COMMIT_MS, Sim};
+
+/// What tests vary.
+#[derive(Clone)]
+pub struct Options {
+    /// `transactional` or `idempotent`.
+    pub delivery: &'static str,
+    /// Persistent groups, by their short names.
+    pub groups: Vec<&'static str>,
+    /// When a batch is sealed at the latest; it is sealed after a tenth of it when the input runs dry.
+    pub batch_max_age: &'static str,
+    /// librdkafka's linger.
+    pub linger_ms: u32,
+    /// `memory.limit`.
+    pub memory: &'static str,
+    /// The sink's own bound for an MDT, bytes.
+    pub sink_memory: usize,
+    /// More lines of the configuration, whole tables.
+    pub more: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            delivery: "transactional",
+            groups: vec!["robinhood"],
+            batch_max_age: "50ms",
+            linger_ms: 5,
+            memory: "128MiB",
+            sink_memory: 32 << 20,
+            more: "",
+        }
+    }
+}
+
+/// How to start a bridge, and how to ask it.
+pub struct Bridge {
+    binary: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+    listen: SocketAddr,
+    process: Option<Process>,
+}
+
+impl Bridge {
+    /// Writes the configuration; nothing is started.
+    pub fn new(scene: &Scene, sim: &Sim, bootstrap: &str, options: &Options) -> Self {
+        // The port is free now; nothing else on this machine is told of it.
+        let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let name = scene.name();
+        let min_age = COMMIT_MS * 5;
+        let Options { delivery, batch_max_age, linger_ms, memory, sink_memory, more, .. } = options;
+        let mut text = format!(
+            r#"instance = "{name}"
+
+[source]
+kind = "sim"
+address = "{address}"
+
+[clear]
+min_age = "{min_age}ms"
+batch = 2000
+every = "200ms"
+
+[batch]
+max_age = "{batch_max_age}"
+
+[memory]
+limit = "{memory}"
+
+[poll]
+groups = "100ms"
+members = "500ms"
+mdts = "500ms"
+
+[http]
+listen = "{listen}"
+
+[log]
+filter = "info,clbridge::pipeline=debug"
+
+[feed]
+partitions = 4
+
+[sink.kafka]
+bootstrap_servers = "{bootstrap}"
+topic_prefix = "{name}"
+state_prefix = "clbridge.state.{name}."
+registry_topic = "clbridge.groups.{name}"
+schema_topic = "clbridge.schemas.{name}"
+delivery = "{delivery}"
+linger_ms = {linger_ms}
+memory_bytes = {sink_memory}
+{more}
+"#,
+            address = sim.address(),
+        );
+        for group in &options.groups {
+            let _ = write!(text, "\n[groups.{name}-{group}]\nfrom = \"oldest\"\n");
+        }
+        let config = scene.dir().join("clbridge.toml");
+        std::fs::write(&config, text).unwrap();
+        Self { binary: scene.bin("clbridge"), config, log: scene.log("clbridge"), listen, process: None }
+    }
+
+    /// Starts it; with a failpoint (`NAME:COUNT`) it kills itself there.
+    pub fn start(&mut self, failpoint: Option<&str>) {
+        assert!(self.process.is_none(), "the bridge runs already");
+        let mut command = Command::new(&self.binary);
+        command.args(["run", "--config"]).arg(&self.config);
+        if let Some(point) = failpoint {
+            command.env("CLBRIDGE_FAILPOINT", point);
+        }
+        self.process = Some(Process::start("clbridge", command, &self.log));
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the bridge runs")
+    }
+
+    /// `kill -9`.
+    pub fn kill9(&mut self) {
+        self.process.take().expect("the bridge runs").kill9();
+    }
+
+    /// True once it has ended; it can then be started again.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.process.as_mut().is_none_or(|p| p.ended().is_some());
+        if ended {
+            self.process = None;
+        }
+        ended
+    }
+
+    /// SIGTERM: it drains.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.process.take().expect("the bridge runs").terminate(Duration::from_secs(30))
+    }
+
+    /// What `/status` says, if it answers.
+    pub fn status(&self) -> Option<BridgeStatus> {
+        let mut stream = TcpStream::connect_timeout(&self.listen, Duration::from_secs(1)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (_, body) = answer.split_once("\r\n\r\n")?;
+        serde_json::from_str(body).ok()
+    }
+
+    /// What `/status` says of its MDTs, once all of `count` run; else `None`.
+    pub fn running(&self, count: usize) -> Option<Vec<MdtStatus>> {
+        let mdts = self.status()?.mdts;
+        (mdts.len() == count && mdts.iter().all(|m| m.phase == Phase::Running)).then_some(mdts)
+    }
+
+    /// A command of `clbridge` with this bridge's configuration.
+    pub fn command(&self, words: &[&str]) -> Output {
+        Command::new(&self.binary).args(words).arg("--config").arg(&self.config).output().unwrap()
+    }
+
+    /// As [`Bridge::command`]; returns what it printed.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn says(&self, words: &[&str]) -> String {
+        let said = self.command(words);
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.status.success(), "clbridge {words:?}: {text} {}", String::from_utf8_lossy(&said.stderr));
+        text
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+}

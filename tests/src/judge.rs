@@ -1,0 +1,60 @@
+//! Calls the judge, which reads topics, oracle logs and members' logs, and appends a row to `target/report/faults.json`.
+
+use std::path::PathBuf;
+
+use crate::binaries::{root, up};
+
+/// What the judge has to know of a run.
+#[derive(Clone, Default)]
+pub struct Case {
+    /// Broker.
+    pub bootstrap: String,
+    /// Prefix of the record topics, with its dot.
+    pub prefix: String,
+    /// (MDT, oracle log).
+    pub oracles: Vec<(String, PathBuf)>,
+    /// Members' logs.
+    pub members: PathBuf,
+    /// Persistent groups.
+    pub groups: Vec<String>,
+    /// Groups that need not have finished.
+    pub unfinished: Vec<String>,
+    /// Name of the fault in the report.
+    pub fault: String,
+    /// `kafka` or `kafka-idempotent`.
+    pub sink: String,
+    /// How often the fault was injected.
+    pub runs: u32,
+    /// The longest time from a fault to the first record durable behind it, milliseconds.
+    pub recovery_ms: u64,
+}
+
+impl Case {
+    /// Judges.
+    ///
+    /// # Panics
+    /// When an invariant is broken or the run proves nothing.
+    pub fn judge(&self) {
+        let mut command = up();
+        command.arg("python").arg(root().join("tests/judge/judge.py"));
+        command.args(["--bootstrap", &self.bootstrap, "--prefix", &self.prefix]);
+        for (mdt, file) in &self.oracles {
+            command.arg("--oracle").arg(format!("{mdt}={}", file.display()));
+        }
+        command.arg("--members").arg(&self.members);
+        for group in &self.groups {
+            command.args(["--group", group]);
+        }
+        for group in &self.unfinished {
+            command.args(["--unfinished", group]);
+        }
+        command.args(["--fault", &self.fault, "--sink", &self.sink, "--runs", &self.runs.to_string()]);
+        command.args(["--recovery-ms", &self.recovery_ms.to_string()]);
+        let said = command.output().unwrap();
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        for line in text.lines() {
+            crate::tell!("{line}");
+        }
+        assert!(said.status.success(), "the judge ({}): {text} {}", said.status, String::from_utf8_lossy(&said.stderr));
+    }
+}

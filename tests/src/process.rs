@@ -1,0 +1,84 @@
+//! A process of a test: its output goes to a file of the scene, signals go to its own id, and it ends with the test.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A started process.
+pub struct Process {
+    name: String,
+    child: Child,
+}
+
+impl Process {
+    /// Starts `command`; what it prints is appended to `log`.
+    pub fn start(name: &str, mut command: Command, log: &Path) -> Self {
+        let file = OpenOptions::new().create(true).append(true).open(log).unwrap();
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        let child = command.spawn().unwrap_or_else(|e| panic!("starting {name} ({command:?}): {e}"));
+        Self { name: name.to_owned(), child }
+    }
+
+    /// Its id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap_or_else(|e| panic!("{signal} to {} ({pid}): {e}", self.name));
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// `kill -9`; returns when it is gone.
+    pub fn kill9(mut self) {
+        if self.ended().is_none() {
+            self.signal(Signal::SIGKILL);
+        }
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; returns how it ended.
+    ///
+    /// # Panics
+    /// When it does not end within `patience`.
+    pub fn terminate(mut self, patience: Duration) -> ExitStatus {
+        if self.ended().is_none() {
+            self.signal(Signal::SIGTERM);
+        }
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            assert!(Instant::now() < end, "{} did not end within {} s of SIGTERM", self.name, patience.as_secs());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// A value of /proc/PID/status in KiB, such as `VmHWM`, the most memory that it ever had resident.
+    pub fn memory_kib(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':')).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // Only when a test failed: SIGKILL also ends a stopped process.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! A whole run: broker, MDTs, bridge and members together, from the first start to the judge's verdict.
+
+use std::time::{Duration, Instant};
+
+use clbridge::status::MdtStatus;
+
+use crate::bridge::{Bridge, Options};
+use crate::broker::Broker;
+use crate::judge::Case;
+use crate::members::Member;
+use crate::scene::Scene;
+use crate::sim::Sim;
+use crate::wait;
+
+/// Long enough for a busy machine; a healthy run needs a fraction.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Everything that a test has on stage. What is declared first ends first when a test fails.
+pub struct Run {
+    /// Running members.
+    pub members: Vec<Member>,
+    /// The bridge.
+    pub bridge: Bridge,
+    /// The MDTs.
+    pub sim: Sim,
+    /// Kafka.
+    pub broker: Broker,
+    /// Names and files.
+    pub scene: Scene,
+    options: Options,
+    joined: u32,
+}
+
+impl Run {
+    /// MDTs and a bridge on the shared broker; the bridge is not started.
+    pub fn new(name: &str, mdts: usize, options: &Options) -> Self {
+        Self::on(Scene::new(name), |_| Broker::shared(), mdts, options)
+    }
+
+    /// As [`Run::new`], on a broker of the test's own.
+    pub fn on_own_broker(name: &str, settings: &[&str], mdts: usize, options: &Options) -> Self {
+        Self::on(Scene::new(name), |scene| Broker::own(scene, settings), mdts, options)
+    }
+
+    fn on(scene: Scene, broker: impl FnOnce(&Scene) -> Broker, mdts: usize, options: &Options) -> Self {
+        let broker = broker(&scene);
+        let sim = Sim::start(&scene, mdts);
+        let bridge = Bridge::new(&scene, &sim, broker.bootstrap(), options);
+        Self { members: Vec::new(), bridge, sim, broker, scene, options: options.clone(), joined: 0 }
+    }
+
+    /// The full name of a group.
+    pub fn group(&self, short: &str) -> String {
+        format!("{}-{short}", self.scene.name())
+    }
+
+    /// The record topic of an MDT.
+    pub fn topic(&self, mdt: &str) -> String {
+        format!("{}.{mdt}", self.scene.name())
+    }
+
+    fn topics(&self) -> String {
+        self.sim.mdts().iter().map(|m| self.topic(m)).collect::<Vec<_>>().join(",")
+    }
+
+    /// The status of all MDTs, once all run.
+    pub fn running(&self) -> Vec<MdtStatus> {
+        wait::until("every MDT's pipeline runs", PATIENCE, || self.bridge.running(self.sim.mdts().len()))
+    }
+
+    /// Starts the bridge and waits until every group has its first positions.
+    pub fn start(&mut self) {
+        self.bridge.start(None);
+        let groups = self.options.groups.len();
+        wait::until_true("every group has its first positions", PATIENCE, || {
+            self.bridge.running(self.sim.mdts().len()).is_some_and(|mdts| {
+                mdts.iter().all(|m| {
+                    m.groups.len() == groups
+                        && m.groups.iter().all(|g| !g.committed.is_empty() && g.committed.iter().all(Option::is_some))
+                })
+            })
+        });
+    }
+
+    /// A new member of the group with this short name; returns its place in `members`.
+    pub fn join(&mut self, group: &str, more: &[&str]) -> usize {
+        self.joined += 1;
+        let name = format!("{group}-{}", self.joined);
+        let member =
+            Member::start(&self.scene, self.broker.bootstrap(), &self.group(group), &name, &self.topics(), more);
+        self.members.push(member);
+        self.members.len() - 1
+    }
+
+    /// Waits until everything that was logged was cleared.
+    pub fn all_cleared(&self) {
+        wait::until_true("everything that the MDTs logged was cleared", PATIENCE, || self.sim.backlog() == 0);
+    }
+
+    /// Waits until what was cleared exceeds this many records over all MDTs.
+    pub fn cleared_beyond(&self, records: u64) {
+        wait::until_true("clears go on", PATIENCE, || self.sim.cleared() > records);
+    }
+
+    /// Milliseconds from `since` until every MDT has records durable above `before` (by MDT).
+    pub fn recovered_ms(&self, since: Instant, before: &[u64]) -> u64 {
+        wait::until_true("records become durable again", PATIENCE, || {
+            self.bridge
+                .running(self.sim.mdts().len())
+                .is_some_and(|mdts| mdts.iter().zip(before).all(|(m, before)| m.durable > *before))
+        });
+        u64::try_from(since.elapsed().as_millis()).unwrap()
+    }
+
+    /// What is durable now, by MDT.
+    pub fn durable(&self) -> Vec<u64> {
+        self.running().iter().map(|m| m.durable).collect()
+    }
+
+    /// Waits until everything was cleared, ends all processes in good order, and has the run judged.
+    pub fn finish(mut self, fault: &str, runs: u32, recovery_ms: u64) {
+        self.all_cleared();
+        let ended = self.bridge.terminate();
+        assert!(ended.success(), "the bridge ended with {ended}");
+        for member in std::mem::take(&mut self.members) {
+            member.stop();
+        }
+        self.sim.stop();
+        self.case(fault, runs, recovery_ms).judge();
+    }
+
+    fn case(&self, fault: &str, runs: u32, recovery_ms: u64) -> Case {
+        Case {
+            bootstrap: self.broker.bootstrap().to_owned(),
+            prefix: format!("{}.", self.scene.name()),
+            oracles: self.sim.mdts().iter().map(|m| (m.clone(), self.sim.oracle(m))).collect(),
+            members: self.scene.dir().join("members"),
+            groups: self.options.groups.iter().map(|g| self.group(g)).collect(),
+            unfinished: Vec::new(),
+            fault: fault.to_owned(),
+            sink: match self.options.delivery {
+                "idempotent" => "kafka-idempotent".to_owned(),
+                _ => "kafka".to_owned(),
+            },
+            runs,
+            recovery_ms,
+        }
+    }
+}

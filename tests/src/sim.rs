@@ -1,0 +1,138 @@
+//! The simulated MDTs of a test, in a process of their own.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use mdt_sim::addr::Addr;
+use mdt_sim::control::client::Control;
+use mdt_sim::mdt::{Crash, CrashReport, Stats};
+use mdt_sim::workload::Plan;
+
+use crate::process::Process;
+use crate::scene::Scene;
+use crate::wait;
+
+/// How often the simulated MDTs commit, milliseconds: a fifth of the bridge's `clear.min_age` in these tests.
+pub const COMMIT_MS: u64 = 200;
+
+/// A running `mdt-sim serve`.
+pub struct Sim {
+    process: Option<Process>,
+    dir: PathBuf,
+    control: Addr,
+    data: String,
+    mdts: Vec<String>,
+}
+
+impl Sim {
+    /// Serves `count` MDTs, each with the changelog user `cl1`.
+    pub fn start(scene: &Scene, count: usize) -> Self {
+        let dir = scene.dir().join("sim");
+        let mdts: Vec<String> = (0..count).map(|n| format!("lustre-MDT{n:04x}")).collect();
+        let (data, control) =
+            (format!("unix:{}", dir.join("data").display()), format!("unix:{}", dir.join("control").display()));
+        let mut command = Command::new(scene.bin("mdt-sim"));
+        command.arg("serve").arg("--dir").arg(&dir).args(["--listen", &data, "--control", &control, "--register"]);
+        command.args(["--commit-interval-ms", &COMMIT_MS.to_string()]);
+        for mdt in &mdts {
+            command.args(["--mdt", mdt]);
+        }
+        let process = Process::start("mdt-sim", command, &scene.log("mdt-sim"));
+        let control: Addr = control.parse().unwrap();
+        wait::until_true("mdt-sim takes commands", Duration::from_secs(20), || Control::connect(&control).is_ok());
+        Self { process: Some(process), dir, control, data, mdts }
+    }
+
+    /// Names of the MDTs.
+    pub fn mdts(&self) -> &[String] {
+        &self.mdts
+    }
+
+    /// Where the bridge connects to.
+    pub fn address(&self) -> &str {
+        &self.data
+    }
+
+    /// A connection for commands.
+    pub fn control(&self) -> Control {
+        Control::connect(&self.control).unwrap()
+    }
+
+    fn call(&self, command: serde_json::Value) {
+        let command = serde_json::from_value(command).unwrap();
+        self.control().call(&command).unwrap();
+    }
+
+    /// A workload over all MDTs that goes on until [`Sim::emit_stop`], or for `total` records where that is not 0.
+    pub fn emit(&self, total: u64, rate: u64) {
+        self.control().emit(Plan { total, rate, max_files: 2000, ..Plan::default() }, false).unwrap();
+    }
+
+    /// As [`Sim::emit`], and returns when all is logged.
+    pub fn emit_all(&self, total: u64, rate: u64) {
+        self.control().emit(Plan { total, rate, max_files: 2000, ..Plan::default() }, true).unwrap();
+    }
+
+    /// Ends the workloads.
+    pub fn emit_stop(&self) {
+        self.call(serde_json::json!({"op": "emit_stop"}));
+    }
+
+    /// Figures of one MDT.
+    pub fn stats(&self, mdt: &str) -> Stats {
+        self.control().stats(mdt).unwrap()
+    }
+
+    /// The sum over all MDTs of what was cleared.
+    pub fn cleared(&self) -> u64 {
+        let mut control = self.control();
+        self.mdts.iter().map(|m| control.stats(m).unwrap().cleared.unwrap_or(0)).sum()
+    }
+
+    /// What is logged and was not cleared, over all MDTs.
+    pub fn backlog(&self) -> u64 {
+        let mut control = self.control();
+        self.mdts
+            .iter()
+            .map(|m| {
+                let stats = control.stats(m).unwrap();
+                stats.last_index.saturating_sub(stats.cleared.unwrap_or(0))
+            })
+            .sum()
+    }
+
+    /// Commits one MDT now.
+    pub fn commit(&self, mdt: &str) {
+        self.call(serde_json::json!({"op": "commit", "mdt": mdt}));
+    }
+
+    /// Milliseconds between commits of one MDT; 0: none. Used only to widen what a crash takes back, by less than
+    /// the bridge's `clear.min_age`.
+    pub fn commit_interval(&self, mdt: &str, ms: u64) {
+        self.call(serde_json::json!({"op": "commit_interval", "mdt": mdt, "ms": ms}));
+    }
+
+    /// Replays a file of records, `loops` times with new indexes and times.
+    pub fn replay(&self, mdt: &str, file: &std::path::Path, loops: u64, rate: u64) {
+        self.call(serde_json::json!({"op": "replay", "mdt": mdt, "file": file, "loops": loops, "rate": rate}));
+    }
+
+    /// A crash; returns when the MDT is back.
+    pub fn crash(&self, mdt: &str, how: Crash) -> CrashReport {
+        self.control().crash(mdt, how).unwrap()
+    }
+
+    /// Ends the server; its oracle logs are complete.
+    pub fn stop(&mut self) {
+        if let Some(process) = self.process.take() {
+            let status = process.terminate(Duration::from_secs(20));
+            assert!(status.success(), "mdt-sim ended with {status}");
+        }
+    }
+
+    /// The oracle log of one MDT.
+    pub fn oracle(&self, mdt: &str) -> PathBuf {
+        self.dir.join(mdt).join("oracle")
+    }
+}
