@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use clbridge_schemas::avro::{fingerprint, schema_json};
 use clbridge_schemas::ids::MdtName;
 use clbridge_sinks::{GroupObserver, Sink, SinkError, State, TopicSpec};
 use thiserror::Error;
