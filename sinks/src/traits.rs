@@ -146,7 +146,8 @@ pub trait Sink: Send + Sync {
     async fn publish_schema(&self, fingerprint: [u8; 8], json: &str) -> Result<(), SinkError>;
 
     /// Publishes records of a repair to the group's own repair topic (created if need be, the group's first position in
-    /// it written before) and waits until they are durable; returns that topic with the positions behind the last record of each partition.
+    /// it written before) and waits until they are durable; returns that topic with the positions behind the last
+    /// record of each partition.
     async fn repair(
         &self,
         topic: &Topic,

@@ -5,6 +5,7 @@
 //! This module never knows another broker, and never takes an offset, a topic or a group for what it was without
 //! having looked.
 
+mod commit;
 mod config;
 mod consume;
 mod native;
@@ -13,6 +14,7 @@ mod publish;
 mod read;
 mod recover;
 mod registry;
+mod slot;
 mod topology;
 mod write;
 

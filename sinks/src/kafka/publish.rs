@@ -9,53 +9,25 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use clbridge_schemas::ids::RecordId;
 
+use super::commit::{Answers, Job, STATE_KEY, STATE_TAG, spawn};
 use super::config::{Delivery, KafkaConfig, MESSAGE_OVERHEAD};
-use super::native::{Arena, NativeError, Producer, Report};
+use super::native::{Arena, NativeError, Producer};
+use super::slot::{SEQ_BITS, Slot, Wrong};
 use super::sort;
 use crate::error::{Refused, SinkError};
 use crate::state::{STATE_MAX_BYTES, State};
-use crate::topic::{Position, Topic, TopicIx};
+use crate::topic::{Position, Topic};
 use crate::traits::{Durable, Message, Publisher};
 
 /// Records of one partition that are handed over together at once; fewer only when the caller polls.
 const HAND_OVER: usize = 256;
 /// Every so many records of a partition one is reported with its place.
 const SAMPLE: u64 = 256;
-/// Tag of State among delivery reports; no slot has this number.
-const STATE_TAG: u64 = u64::MAX;
-/// The lower bits of a tag count messages of a slot, the upper 16 name it.
-const SEQ_BITS: u32 = 48;
-/// Key of State in its compacted topic.
-pub(super) const STATE_KEY: &[u8] = b"state";
-
-/// One partition of one topic, as its writer sees it.
-struct Slot {
-    topic: TopicIx,
-    partition: u32,
-    arena: Arena,
-    /// Messages published so far.
-    published: u64,
-    /// Messages that the broker has confirmed so far.
-    delivered: u64,
-    /// Memory of what was handed over: message number behind it, and its cost.
-    handed: VecDeque<(u64, usize)>,
-    /// The last confirmed offset.
-    last_offset: Option<i64>,
-    /// The last message published, and whether it is among `samples`.
-    last: Option<(u64, RecordId)>,
-    sampled: bool,
-    /// The next message begins a batch.
-    fresh: bool,
-    /// Messages to be reported with their place: number and identity.
-    samples: VecDeque<(u64, RecordId)>,
-    /// Those whose place is known and that are not reported yet.
-    places: Vec<(i64, RecordId)>,
-}
 
 /// A sealed batch that is not durable yet.
 struct Sealed {
@@ -80,12 +52,6 @@ enum Phase {
     Flushing,
     /// The commit was asked for.
     Committing,
-}
-
-/// Work for the thread that may block.
-enum Job {
-    Commit,
-    State(Vec<u8>),
 }
 
 /// The Kafka [`Publisher`].
@@ -120,7 +86,7 @@ pub(super) struct KafkaPublisher {
     /// In idempotent mode the number of the State that is being written.
     storing: Option<u64>,
     jobs: Sender<Job>,
-    answers: Receiver<Result<(), NativeError>>,
+    answers: Answers,
     dead: Option<String>,
     abandoned: Arc<AtomicBool>,
 }
@@ -141,40 +107,12 @@ impl KafkaPublisher {
         for topic in topics {
             first_slot.push(slots.len());
             for partition in 0..topic.partitions {
-                slots.push(Slot {
-                    topic: topic.ix,
-                    partition,
-                    arena: Arena::default(),
-                    published: 0,
-                    delivered: 0,
-                    handed: VecDeque::new(),
-                    last_offset: None,
-                    last: None,
-                    sampled: false,
-                    fresh: true,
-                    samples: VecDeque::new(),
-                    places: Vec::new(),
-                });
+                slots.push(Slot::new(topic.ix, partition));
             }
         }
-        let (jobs, todo) = channel();
-        let (done, answers) = channel();
         let state_topic = topics.len();
         let abandoned = Arc::new(AtomicBool::new(false));
-        let given_up = Arc::clone(&abandoned);
-        std::thread::Builder::new()
-            .name("kafka-commit".to_owned())
-            .spawn(move || {
-                for job in todo {
-                    let answer = match job {
-                        Job::Commit => commit(&states, &given_up),
-                        Job::State(bytes) => write_state(&states, &bytes, &given_up),
-                    };
-                    if done.send(answer).is_err() {
-                        return;
-                    }
-                }
-            })
+        let (jobs, answers) = spawn(states, Arc::clone(&abandoned))
             .map_err(|e| SinkError::Unavailable { what: what.clone(), why: format!("no thread for commits: {e}") })?;
         Ok(Self {
             what,
@@ -459,72 +397,6 @@ impl KafkaPublisher {
 /// How a publisher that was fenced remembers it.
 const FENCED: &str = "fenced";
 
-/// What a delivery report can say that ends a publisher.
-enum Wrong {
-    Undelivered(rdkafka::error::RDKafkaErrorCode),
-    Gap(String),
-    Fell(String),
-}
-
-impl Slot {
-    /// Takes a delivery report: the next in line, at an offset that rose. Returns the memory that it freed.
-    fn take(&mut self, r: &Report, transactional: bool) -> Result<usize, Wrong> {
-        if let Some(code) = r.error {
-            return Err(Wrong::Undelivered(code));
-        }
-        let seq = r.tag & ((1 << SEQ_BITS) - 1);
-        let place = || format!("topic {} partition {}", self.topic.0, self.partition);
-        if seq != self.delivered {
-            return Err(Wrong::Gap(format!(
-                "{}: message {seq} was confirmed where {} was expected",
-                place(),
-                self.delivered
-            )));
-        }
-        match self.last_offset {
-            Some(last) if r.offset <= last => {
-                return Err(Wrong::Fell(format!("{}: offset {} was given after {last}", place(), r.offset)));
-            }
-            // Only transactions leave holes; here another writer's records lie between, so what is there must be
-            // read back before anything more is said of it.
-            Some(last) if !transactional && r.offset != last + 1 => {
-                return Err(Wrong::Gap(format!(
-                    "{}: offset {} was given after {last}: another writer's records lie between",
-                    place(),
-                    r.offset
-                )));
-            }
-            _ => {}
-        }
-        self.last_offset = Some(r.offset);
-        self.delivered += 1;
-        if self.samples.front().is_some_and(|(n, _)| *n == seq)
-            && let Some((_, id)) = self.samples.pop_front()
-        {
-            self.places.push((r.offset, id));
-        }
-        let mut freed = 0;
-        while self.handed.front().is_some_and(|(until, _)| *until <= self.delivered) {
-            freed += self.handed.pop_front().map_or(0, |(_, cost)| cost);
-        }
-        Ok(freed)
-    }
-
-    /// The batch ends here: its last message is reported too.
-    fn seal(&mut self) {
-        self.fresh = true;
-        let Some((seq, id)) = self.last.take().filter(|_| !self.sampled) else {
-            return;
-        };
-        self.sampled = true;
-        if seq >= self.delivered {
-            self.samples.push_back((seq, id));
-        } else if let Some(offset) = self.last_offset {
-            self.places.push((offset, id));
-        }
-    }
-}
-
 impl Drop for KafkaPublisher {
     fn drop(&mut self) {
         self.abandoned.store(true, Ordering::Relaxed);
@@ -675,40 +547,4 @@ impl Publisher for KafkaPublisher {
     fn in_flight(&self) -> (u64, u64) {
         self.undurable
     }
-}
-
-/// Commits, as often as the answer is that it may be tried again.
-fn commit(producer: &Producer, given_up: &AtomicBool) -> Result<(), NativeError> {
-    loop {
-        match producer.commit(COMMIT_WAIT_MS) {
-            Err(e) if e.retriable && !given_up.load(Ordering::Relaxed) => {}
-            answer => return answer,
-        }
-    }
-}
-
-/// How long one call of commit waits; then it is called again, so this bounds nothing but the call.
-const COMMIT_WAIT_MS: u32 = 10_000;
-
-/// Writes State as a transaction of its own.
-fn write_state(producer: &Producer, bytes: &[u8], given_up: &AtomicBool) -> Result<(), NativeError> {
-    let mut arena = Arena::default();
-    arena.push(STATE_TAG, Some(STATE_KEY), bytes);
-    producer.begin()?;
-    producer.produce(0, 0, &mut arena)?;
-    let mut outstanding = true;
-    while outstanding && !given_up.load(Ordering::Relaxed) {
-        let mut error = None;
-        producer.serve(10, &mut |r| {
-            outstanding = false;
-            error = r.error;
-        })?;
-        if let Some(code) = error {
-            return Err(producer.fatal().unwrap_or_else(|| rdkafka::error::KafkaError::MessageProduction(code).into()));
-        }
-        if outstanding {
-            producer.hurry();
-        }
-    }
-    commit(producer, given_up)
 }
