@@ -289,6 +289,11 @@ impl World {
             // the broker does not show cannot be told.
             if self.life.as_ref().is_some_and(|l| l.committing.is_none()) {
                 self.bridge_observes();
+                // And State must tell of it before the bridge dies: see docs/decisions/position-beyond-the-end.md.
+                if let Some(l) = &mut self.life {
+                    l.seal(self.now);
+                    l.committed(&mut self.broker, self.now);
+                }
             } else {
                 self.put_right();
             }

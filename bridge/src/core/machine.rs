@@ -178,7 +178,10 @@ pub struct Core {
     answered: Option<Now>,
     pub(super) unanswered: Option<(&'static str, String)>,
     pub(super) clear_refused: Option<String>,
-    reads_out: bool,
+    /// Point reads may be asked for: once after every answer about groups.
+    reads_allowed: bool,
+    /// No probe before this: each opens a descriptor, which costs the MDT something.
+    probe_after: Now,
     halted: Option<Action>,
     halt_told: bool,
 }
@@ -227,7 +230,8 @@ impl Core {
             answered: None,
             unanswered: None,
             clear_refused: None,
-            reads_out: false,
+            reads_allowed: false,
+            probe_after: Now::ZERO,
             halted: None,
             halt_told: false,
         }
@@ -272,7 +276,6 @@ impl Core {
             Event::Probed { index, probe } => self.on_probed(index, probe),
             Event::Cleared { upto, outcome } => self.on_cleared(upto, outcome, now),
             Event::Learned { topic, at, found } => {
-                self.reads_out = false;
                 self.ledger.learn(topic, at, found.map(|f| (f.at.offset, f.head.id())));
             }
             Event::Tick => {}
@@ -285,16 +288,16 @@ impl Core {
             // A suspected crash or a contradiction: nothing is probed or cleared any more by this life.
             return if std::mem::replace(&mut self.halt_told, true) { None } else { Some(halt.clone()) };
         }
-        if !self.reads_out {
+        if std::mem::take(&mut self.reads_allowed) {
             let reads = self.ledger.wanted_reads(self.settings.reads);
             if !reads.is_empty() {
-                self.reads_out = true;
                 return Some(Action::ReadAt(reads));
             }
         }
         let acknowledged = self.acknowledged(now);
         let stable = self.stable();
-        if acknowledged > stable && self.stability.could_ask(now) {
+        if acknowledged > stable && now >= self.probe_after && self.stability.could_ask(now) {
+            self.probe_after = now + self.settings.clears.every / 2;
             return self.stability.ask(now).map(Action::Probe);
         }
         let clearable = if acknowledged == 0 { None } else { self.ledger.clearable(stable.min(acknowledged)) };
@@ -453,6 +456,7 @@ impl Core {
         self.state_wanted |= self.ledger.groups().map(|(_, g)| g.hold()).ne(before);
         self.timeline.forget(self.ledger.groups().map(|(_, g)| g.floor()).min().unwrap_or(frontier));
         self.answered = Some(now);
+        self.reads_allowed = true;
     }
 
     fn on_probed(&mut self, index: NonZeroU64, probe: Option<Probe>) {

@@ -160,6 +160,10 @@ impl World {
             .collect();
         let topics = self.sink.prepare(&want, peeked.as_ref()).await?;
 
+        for version in self.settings.feeds.iter().map(|f| f.version) {
+            self.sink.publish_schema(fingerprint(version), schema_json(version)).await?;
+        }
+
         self.step("fencing older writers");
         let recovered = self.sink.recover(&self.mdt, &topics).await?;
         let registry = self.observer.registry().await?;
