@@ -1,7 +1,7 @@
 //! The contract of `sinks::traits`, sentence by sentence, against real brokers.
 //!
 //! Written once over the traits and `Capabilities`; a broker joins by a `Ground` of its own and one line below. No
-//! sentence asks for a broker by name, none asserts a time. Run it through `tests/up run --sasl-tls -- cargo test
+//! sentence asks for a broker by name, none asserts a time. Run it through `tests/up run -- cargo test
 //! --release -p clbridge-tests --test sink_contract`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -25,7 +25,7 @@ pub struct Kafka {
 pub fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!(
-            "{name} is not set: run it through tests/up run --sasl-tls -- cargo test --release -p clbridge-tests --test sink_contract"
+            "{name} is not set: run it through tests/up run -- cargo test --release -p clbridge-tests --test sink_contract"
         )
     })
 }
