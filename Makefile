@@ -4,7 +4,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 CLBRIDGE := $(TARGET)/release/clbridge
 SECONDS_TO_FUZZ ?= 600
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test bench fuzz sim
+.PHONY: help deps build demo test bench faults fuzz sim
 
 help: ## these lines
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -19,12 +19,15 @@ demo: deps ## two simulated MDTs to consumer groups in under 40 s; ARGS='--broke
 	cargo build --release --bin clbridge
 	$(CLBRIDGE) demo $(ARGS)
 
-test: deps ## everything that proves it works: lints, unit tests, real Kafka, faults, fuzzing, interop
+test: deps ## everything that proves it works: lints, unit tests, simulation, real Kafka end to end, fuzzing, interop
 	tests/lib/steps
 
 bench: deps ## the table of rates, ratios and latencies; writes target/report/bench.json; ARGS='kafka' for a part
 	cargo build --release --workspace --bins --examples
 	tests/up run -- $(TARGET)/release/examples/bench $(ARGS)
+
+faults: deps ## the long fault runs on a real Kafka: kills, MDT crashes, broker, groups; ARGS is a part of a test's name
+	tests/up run -- cargo test --release -p clbridge-tests --test faults -- --nocapture $(ARGS)
 
 fuzz: deps ## fuzzes the record codec for SECONDS_TO_FUZZ seconds (default 600)
 	schemas/fuzz/run $(SECONDS_TO_FUZZ)

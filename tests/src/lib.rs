@@ -9,6 +9,7 @@ pub mod binaries;
 pub mod bridge;
 pub mod broker;
 pub mod judge;
+pub mod kills;
 pub mod members;
 pub mod process;
 pub mod run;

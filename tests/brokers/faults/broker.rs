@@ -1,0 +1,86 @@
+//! The broker killed -9, and stalled under an offered load far beyond the bridge's memory.
+
+use std::time::{Duration, Instant};
+
+use clbridge_schemas::lustre::{Fid, Record, RecordType, Time, clfe};
+use clbridge_tests::bridge::Options;
+use clbridge_tests::run::Run;
+use clbridge_tests::tell;
+
+#[test]
+fn nothing_is_lost_when_the_broker_is_killed_and_restarted() {
+    // given a broker under load
+    let mut run = Run::on_own_broker("broker-killed", &[], 2, &Options::default());
+    run.start();
+    run.join("robinhood", &[]);
+    run.sim.emit(0, 3000);
+    run.cleared_beyond(4000);
+
+    // when it is killed -9 and comes back
+    let before = run.durable();
+    run.broker.kill9();
+    std::thread::sleep(Duration::from_secs(1));
+    run.broker.restart();
+    let began = Instant::now();
+
+    // then records flow again, and clears too
+    let recovery_ms = run.recovered_ms(began, &before);
+    let cleared = run.sim.cleared();
+    run.cleared_beyond(cleared + 4000);
+    run.sim.emit_stop();
+    run.finish("broker killed -9 and restarted", 1, recovery_ms);
+}
+
+/// Bytes of `memory.limit` in the stall test.
+const LIMIT: u64 = 32 << 20;
+
+#[test]
+fn memory_is_bounded_when_the_broker_stalls_under_ten_times_its_bound() {
+    // given a bridge with 32 MiB, and a file of records near the longest that a file system makes
+    let options = Options { memory: "32MiB", sink_memory: 16 << 20, ..Options::default() };
+    let mut run = Run::on_own_broker("broker-stalled", &[], 1, &options);
+    let mut bytes = Vec::new();
+    let (records, name) = (1000, "n".repeat(255));
+    for n in 0..records {
+        let fid = Fid { seq: 0x2_0000_0401, oid: n + 1, ver: 0 };
+        let mut record =
+            Record::new(u64::from(n) + 1, RecordType::XATTR, Time::from_nanos(1_700_000_000_000_000_000), fid);
+        record.name = name.clone().into_bytes();
+        record.jobid = Some(b"job.1000".to_vec());
+        record.extra_flags = Some(clfe::UIDGID | clfe::XATTR);
+        record.uid_gid = Some((1000, 1000));
+        record.xattr = Some("user.".bytes().chain(std::iter::repeat_n(b'x', 245)).collect());
+        record.write(&mut bytes).unwrap();
+    }
+    let file = run.scene.dir().join("long.bin");
+    std::fs::write(&file, &bytes).unwrap();
+    let loops = LIMIT * 10 / bytes.len() as u64 + 1;
+    run.start();
+    run.join("robinhood", &["--batch", "10000"]);
+    run.sim.emit_all(4000, 4000);
+    run.all_cleared();
+    let at_rest = run.bridge.process().memory_kib("VmHWM");
+
+    // when the broker is stopped while ten times the bound is offered
+    let before = run.durable();
+    run.broker.stop();
+    let mdt = run.sim.mdts()[0].clone();
+    run.sim.replay(&mdt, &file, loops, 0);
+    std::thread::sleep(Duration::from_secs(5));
+    run.broker.cont();
+    let recovery_ms = run.recovered_ms(Instant::now(), &before);
+    run.all_cleared();
+
+    // then the bridge took no more than its bound beside what it has at rest
+    let peak = run.bridge.process().memory_kib("VmHWM");
+    tell!(
+        "offered {} MiB in {} records while the broker stood still; peak memory {} MiB, {} MiB before, bound {} MiB",
+        (loops * bytes.len() as u64) >> 20,
+        loops * u64::from(records),
+        peak >> 10,
+        at_rest >> 10,
+        LIMIT >> 20
+    );
+    assert!(peak <= at_rest + (LIMIT >> 10), "peak {peak} KiB, at rest {at_rest} KiB");
+    run.finish("broker stalled under ten times the memory bound", 1, recovery_ms);
+}

@@ -1,0 +1,40 @@
+//! The bridge killed -9 twenty times under load, at the four named points too.
+
+use clbridge_tests::bridge::Options;
+use clbridge_tests::kills::kill_repeatedly;
+use clbridge_tests::run::Run;
+
+fn kill_twenty_times(name: &str, options: &Options) {
+    // given two MDTs under load that goes on, and batches large enough to have much in flight
+    let mut run = Run::new(name, 2, options);
+    run.start();
+    run.join("robinhood", &["--log-records"]);
+    run.join("lake", &[]);
+    run.sim.emit(0, 5000);
+
+    // when the bridge is killed twenty times
+    let kills = kill_repeatedly(&mut run, 20);
+    run.sim.emit_stop();
+
+    // then what the judge finds is right, and the kills were worth something
+    run.finish("bridge killed -9", 20, kills.recovery_ms);
+    kills.assert_worth();
+}
+
+#[test]
+fn nothing_is_lost_twice_or_out_of_order_when_the_transactional_bridge_is_killed_twenty_times() {
+    let options = Options { groups: vec!["robinhood", "lake"], batch_max_age: "5s", ..Options::default() };
+    kill_twenty_times("kills", &options);
+}
+
+#[test]
+fn nothing_is_lost_when_the_idempotent_bridge_is_killed_twenty_times() {
+    let options = Options {
+        delivery: "idempotent",
+        groups: vec!["robinhood", "lake"],
+        batch_max_age: "5s",
+        linger_ms: 500,
+        ..Options::default()
+    };
+    kill_twenty_times("kills-idempotent", &options);
+}

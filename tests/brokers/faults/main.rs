@@ -1,0 +1,7 @@
+//! Faults on a real Kafka, each judged record by record.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod broker;
+mod groups;
+mod kills;
+mod mdt_crash;
