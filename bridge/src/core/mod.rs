@@ -17,6 +17,7 @@ pub mod machine;
 pub mod snapshot;
 pub mod stability;
 pub mod start;
+mod thinning;
 pub mod timeline;
 
 pub use ledger::{Clearable, Hold};

@@ -11,6 +11,7 @@ use std::num::NonZeroU64;
 use clbridge_sinks::state::Mark;
 
 use super::Now;
+use super::thinning::thin;
 
 /// Most marks kept; beyond it every second one is forgotten, so that stability advances in larger steps.
 const MAX_MARKS: usize = 2048;
@@ -50,15 +51,7 @@ impl Stability {
             return;
         }
         self.marks.push_back((mark, now));
-        if self.marks.len() > MAX_MARKS {
-            let last = self.marks.len() - 1;
-            let mut i = 0;
-            self.marks.retain(|_| {
-                let keep = i % 2 == 0 || i == last;
-                i += 1;
-                keep
-            });
-        }
+        thin(&mut self.marks, MAX_MARKS);
     }
 
     /// The newest record that is old enough to be asked for again, if none is asked for at the moment.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Now;
+use super::thinning::thin;
 
 const MAX_POINTS: usize = 2048;
 
@@ -19,15 +20,7 @@ impl Timeline {
             return;
         }
         self.points.push_back((index, now));
-        if self.points.len() > MAX_POINTS {
-            let last = self.points.len() - 1;
-            let mut i = 0;
-            self.points.retain(|_| {
-                let keep = i % 2 == 0 || i == last;
-                i += 1;
-                keep
-            });
-        }
+        thin(&mut self.points, MAX_POINTS);
     }
 
     /// Time since the first record behind `index` was read; zero if there is none.

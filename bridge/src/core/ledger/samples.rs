@@ -8,6 +8,10 @@
 //! Indexes here are *effective*: a void record (taken back by an MDT crash) counts as the index where the next
 //! incarnation began, see [`super::effective`].
 
+use std::collections::VecDeque;
+
+use crate::core::thinning::thin;
+
 /// Largest number of points a partition keeps; beyond it every second one is forgotten (24 bytes each).
 const MAX_POINTS: usize = 4096;
 
@@ -33,7 +37,7 @@ pub enum FirstUnread {
 /// The points of one partition.
 #[derive(Clone, Debug, Default)]
 pub struct Samples {
-    points: Vec<Point>,
+    points: VecDeque<Point>,
     /// Offset and effective index of the last durable record, if the partition has one.
     last: Option<Point>,
     /// Records counted while pushing, to estimate lag between points.
@@ -59,12 +63,10 @@ impl Samples {
             assert!(index >= last.index, "an index went back within a partition: {index} behind {}", last.index);
         }
         let point = Point { offset, index };
-        self.points.push(point);
+        self.points.push_back(point);
         self.last = Some(point);
         self.pushed += 1;
-        if self.points.len() > MAX_POINTS {
-            self.thin();
-        }
+        thin(&mut self.points, MAX_POINTS);
     }
 
     /// The first record at or behind `offset` was read and has this index (a point read of the topic).
@@ -74,9 +76,7 @@ impl Samples {
             Some(p) if p.offset == offset => {}
             _ => self.points.insert(at, Point { offset, index }),
         }
-        if self.points.len() > MAX_POINTS {
-            self.thin();
-        }
+        thin(&mut self.points, MAX_POINTS);
     }
 
     /// What lies at or behind `offset`.
@@ -120,16 +120,6 @@ impl Samples {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.points.capacity() * size_of::<Point>() + size_of::<Self>()
-    }
-
-    fn thin(&mut self) {
-        let last = self.points.len() - 1;
-        let mut i = 0;
-        self.points.retain(|_| {
-            let keep = i % 2 == 0 || i == last;
-            i += 1;
-            keep
-        });
     }
 }
 
