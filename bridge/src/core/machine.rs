@@ -1,155 +1,21 @@
-//! Events in, actions out: one MDT's [`Core`].
+//! One MDT's [`Core`]: what it holds, what it asks for next, and the State that it writes.
+
+mod intake;
 
 use std::collections::VecDeque;
-use std::num::NonZeroU64;
 
 use clbridge_schemas::ids::{MdtName, RecordId};
 use clbridge_sinks::state::{Mark, Retraction, State, TopicState};
-use clbridge_sinks::{Durable, GroupSpec, Offsets, Policy, Position, Progress, Stored, Topic, TopicIx};
+use clbridge_sinks::{Stored, Topic, TopicIx};
 
 use super::Now;
-use super::clears::{ClearSettings, ClearStep, Clears};
+use super::clears::{ClearStep, Clears};
+use super::events::{Action, Event, Settings};
+use super::ledger::Ledger;
 use super::ledger::group::GroupProgress;
-use super::ledger::{Clearable, Ledger, WithoutGroups};
-use super::stability::{Seen, Stability};
-use super::start::{Plan, Stop};
+use super::stability::Stability;
+use super::start::Plan;
 use super::timeline::Timeline;
-use crate::source::Probe;
-
-/// How one MDT is handled.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// A record is stable at the earliest this long after it was read.
-    pub min_age: Now,
-    /// How clears are batched.
-    pub clears: ClearSettings,
-    /// What may be cleared without a persistent group.
-    pub without_groups: WithoutGroups,
-    /// State is written at least this often, so that a waiting bridge sees that this one lives.
-    pub state_every: Now,
-    /// Answers about groups and the registry older than this hold clears back.
-    pub answers_fresh: Now,
-    /// At most this many point reads at once.
-    pub reads: usize,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// Records were read and have their verdict (accepted by the publisher, or dropped); `last` is the newest.
-    Read {
-        /// The newest of them.
-        last: Mark,
-        /// How many.
-        records: u64,
-        /// How many of them modules dropped.
-        dropped: u64,
-    },
-    /// A batch was sealed with this frontier.
-    Sealed(Mark),
-    /// The publisher reports.
-    Durable(Durable),
-    /// The registry was read; its groups are delivered as the following events.
-    Registry {
-        /// Its version.
-        version: u64,
-    },
-    /// The registry, or the groups' positions, could not be read.
-    Unanswered {
-        /// What could not be asked, for `status`.
-        what: &'static str,
-        /// The broker's words.
-        why: String,
-    },
-    /// A group is registered for this topic, with its first positions.
-    GroupAdded {
-        /// The topic that it takes.
-        topic: TopicIx,
-        /// Its specification.
-        spec: GroupSpec,
-        /// Its first positions.
-        first: Offsets,
-    },
-    /// A group's specification changed (policy, `accept`).
-    GroupChanged(GroupSpec),
-    /// A group is no longer registered.
-    GroupRemoved(&'a str),
-    /// `groups repair` was carried out for a group.
-    GroupRepaired {
-        /// The group.
-        group: &'a str,
-        /// Number of the command.
-        number: u64,
-        /// Its repair topic.
-        topic: String,
-        /// Position behind the last record of each partition.
-        end: Vec<u64>,
-        /// Positions that could not be republished, since the MDT no longer has their records.
-        missing: u64,
-    },
-    /// What groups have committed.
-    Progress(&'a Progress),
-    /// A probe's answer, or that it could not be carried out.
-    Probed {
-        /// The index asked for.
-        index: NonZeroU64,
-        /// The answer.
-        probe: Option<Probe>,
-    },
-    /// A clear came back.
-    Cleared {
-        /// Its value.
-        upto: Clearable,
-        /// How.
-        outcome: ClearOutcome,
-    },
-    /// A point read's answer.
-    Learned {
-        /// The topic.
-        topic: TopicIx,
-        /// The position asked for.
-        at: Position,
-        /// The first record at or behind it.
-        found: Option<Stored>,
-    },
-    /// Time passed.
-    Tick,
-}
-
-/// How a clear came back.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum ClearOutcome {
-    /// Carried out, or nothing at or below its value can be read any more.
-    Done,
-    /// State was no longer fresh when its turn came: nothing was written to the MDT.
-    Late,
-    /// The MDT cannot just now: try again.
-    Busy(String),
-    /// The MDT refuses, and the records are still there: user unknown.
-    UnknownUser,
-    /// Beyond the MDT's newest index: it may have crashed.
-    Beyond,
-}
-
-/// What to do.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Action {
-    /// Probe this record on a fresh descriptor.
-    Probe(NonZeroU64),
-    /// Issue this clear, unless `until` has passed when its turn comes.
-    Clear {
-        /// The value.
-        upto: Clearable,
-        /// Only before this time.
-        until: Now,
-    },
-    /// Read the first record at or behind each of these positions.
-    ReadAt(Vec<(TopicIx, Position)>),
-    /// Drop this MDT's pipeline and start again: a crash is suspected.
-    Restart(String),
-    /// Stop this MDT until an operator acts.
-    Stop(Stop),
-}
 
 /// One MDT's state machine.
 #[derive(Debug)]
@@ -395,104 +261,6 @@ impl Core {
     /// What groups allow to be cleared now; 0 while registry or positions cannot be read.
     pub(super) fn acknowledged(&self, now: Now) -> u64 {
         if self.answers_fresh(now) { self.ledger.acknowledged() } else { 0 }
-    }
-
-    fn on_read(&mut self, last: Mark, records: u64, dropped: u64, now: Now) {
-        let index = last.id.index.get();
-        assert!(index > self.read || self.records == 0, "read went back from {} to {index}", self.read);
-        self.read = index;
-        self.records += records;
-        self.dropped += dropped;
-        self.stability.read(last, now);
-        self.timeline.push(index, now);
-    }
-
-    fn on_durable(&mut self, d: Durable, now: Now) {
-        match d {
-            Durable::At { topic, at, id } => self.ledger.durable_at(topic, at, id),
-            Durable::Frontier(id) => {
-                while let Some(mark) = self.sealed.front().copied().filter(|m| m.id <= id) {
-                    self.sealed.pop_front();
-                    self.frontier = Some(mark);
-                }
-                self.ledger.set_frontier(self.frontier.map_or(0, |f| f.id.index.get()));
-            }
-            Durable::State(number) => {
-                while let Some((n, last_clear)) = self.writing.front().copied().filter(|(n, _)| *n <= number) {
-                    self.writing.pop_front();
-                    if n == number {
-                        self.clears.state_confirmed(last_clear, now);
-                    }
-                }
-            }
-        }
-    }
-
-    fn on_progress(&mut self, p: &Progress, now: Now) {
-        for t in self.ledger.topics() {
-            if let Some(seen) = p.topics.get(&t.topic.name)
-                && seen.id != t.topic.id
-            {
-                self.halt(Action::Stop(Stop {
-                    reason: "topic_changed",
-                    text: format!(
-                        "topic {} was deleted and created again (it was {}, it is {}): no position in it counts",
-                        t.topic.name, t.topic.id, seen.id
-                    ),
-                }));
-                return;
-            }
-        }
-        let before: Vec<Option<super::Hold>> = self.ledger.groups().map(|(_, g)| g.hold()).collect();
-        self.ledger.observe(p);
-        let (timeline, frontier) = (&self.timeline, self.ledger.frontier());
-        self.ledger.release(|g| match g.spec.policy {
-            Policy::Hold => 0,
-            Policy::Release { backlog, age } => {
-                let by_count = backlog.map_or(0, |b| frontier.saturating_sub(b));
-                by_count.max(age.map_or(0, |a| timeline.older_than(a, now)))
-            }
-        });
-        self.state_wanted |= self.ledger.groups().map(|(_, g)| g.hold()).ne(before);
-        self.timeline.forget(self.ledger.groups().map(|(_, g)| g.floor()).min().unwrap_or(frontier));
-        self.answered = Some(now);
-        self.reads_allowed = true;
-    }
-
-    fn on_probed(&mut self, index: NonZeroU64, probe: Option<Probe>) {
-        let found = match probe {
-            None => return self.stability.failed(),
-            Some(Probe::Found(d)) => Some(d),
-            Some(Probe::Gone { .. } | Probe::Nothing) => None,
-        };
-        if let Seen::Changed(mark) = self.stability.answer(index, found) {
-            self.halt(Action::Restart(format!("record {} is not what it was: an MDT crash is suspected", mark.id)));
-        }
-    }
-
-    fn on_cleared(&mut self, upto: Clearable, outcome: ClearOutcome, now: Now) {
-        let value = upto.index().get();
-        self.clear_refused = None;
-        match outcome {
-            ClearOutcome::Done => self.clears.returned(value, now),
-            ClearOutcome::Late => self.clears.failed(false, now),
-            ClearOutcome::Busy(_) => self.clears.failed(true, now),
-            ClearOutcome::UnknownUser => {
-                self.clears.failed(true, now);
-                self.clear_refused =
-                    Some(format!("the MDT does not know this changelog user, or it cleared beyond {value}"));
-            }
-            ClearOutcome::Beyond => {
-                self.clears.failed(true, now);
-                self.halt(Action::Restart(format!("a clear of {value} was refused as beyond the newest index")));
-            }
-        }
-    }
-
-    fn halt(&mut self, action: Action) {
-        if self.halted.is_none() {
-            self.halted = Some(action);
-        }
     }
 
     /// Current incarnation.

@@ -9,9 +9,11 @@
 //! * [`stability`]: what an MDT crash can no longer take back
 //! * [`clears`]: when to clear, and how State is written first
 //! * [`start`]: what a start makes of State, the topics' tails and the MDT
-//! * [`machine`]: the events, the actions, and the [`Core`] that joins the rooms
+//! * [`events`]: what comes in, what goes out, and the settings
+//! * [`machine`]: the [`Core`] that joins the rooms
 
 pub mod clears;
+pub mod events;
 pub mod ledger;
 pub mod machine;
 pub mod snapshot;
@@ -20,8 +22,9 @@ pub mod start;
 mod thinning;
 pub mod timeline;
 
+pub use events::{Action, ClearOutcome, Event, Settings};
 pub use ledger::{Clearable, Hold};
-pub use machine::{Action, ClearOutcome, Core, Event, Settings};
+pub use machine::Core;
 pub use start::{Found, Plan, Start, Step, Stop};
 
 use std::time::Duration;
