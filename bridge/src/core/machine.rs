@@ -38,6 +38,8 @@ pub struct Core {
     number: u64,
     /// States written and not yet confirmed: number and `last_clear`.
     writing: VecDeque<(u64, u64)>,
+    /// The newest durable State and those behind it: number, and by topic what all groups had passed.
+    passed: VecDeque<(u64, Vec<Vec<u64>>)>,
     state_wanted: bool,
     state_at: Now,
     registry: Option<(u64, Now)>,
@@ -90,6 +92,7 @@ impl Core {
             gap_records: state.gap_records + plan.gap,
             number: state.number,
             writing: VecDeque::new(),
+            passed: VecDeque::new(),
             state_wanted: true,
             state_at: now,
             registry: None,
@@ -198,6 +201,10 @@ impl Core {
         self.state_wanted = false;
         self.state_at = now;
         let last_clear = self.clears.intended();
+        let newest_durable = self.durable_states();
+        self.passed.drain(..newest_durable.saturating_sub(1));
+        let passed = self.ledger.topics().iter().map(|t| self.ledger.trimmable(t.topic.ix, u64::MAX)).collect();
+        self.passed.push_back((self.number, passed));
         self.writing.push_back((self.number, last_clear));
         let topics = self.ledger.topics().iter().map(|t| {
             let state =
@@ -246,10 +253,24 @@ impl Core {
         self.registry.map(|(v, _)| v)
     }
 
-    /// Positions by topic and partition below which nothing is needed any more.
+    /// Positions by partition below which nothing is needed any more. Durable State must tell that the groups have
+    /// passed them: a start that found an older position below the topic's beginning would take it for an eviction.
     #[must_use]
     pub fn trimmable(&self, topic: TopicIx) -> Vec<u64> {
-        self.ledger.trimmable(topic, self.clears.cleared())
+        let told = self.durable_states().checked_sub(1).and_then(|i| self.passed.get(i));
+        let Some(passed) = told.and_then(|(_, topics)| topics.get(usize::from(topic.0))) else { return Vec::new() };
+        self.ledger
+            .trimmable(topic, self.clears.cleared())
+            .into_iter()
+            .zip(passed)
+            .map(|(now, p)| now.min(*p))
+            .collect()
+    }
+
+    /// How many of the States in `passed` are durable.
+    fn durable_states(&self) -> usize {
+        let waiting = self.writing.front().map(|(number, _)| *number);
+        self.passed.partition_point(|(number, _)| waiting.is_none_or(|w| *number < w))
     }
 
     /// Whether answers about registry and groups are fresh enough to clear by.
