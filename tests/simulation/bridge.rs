@@ -16,6 +16,7 @@ use clbridge_sinks::state::{Mark, State};
 use clbridge_sinks::{Capabilities, Durable, GroupSpec, Position, Stored, Topic, TopicIx};
 
 use crate::broker::{Batch, Broker, Entry, TOPIC, TOPIC_ID};
+use crate::judge::{Judge, dropped};
 use crate::mdt::{Descriptor, Mdt, Rec};
 
 /// Milliseconds.
@@ -149,7 +150,7 @@ impl Life {
             id: TOPIC_ID.into(),
             partitions: partitions as u32,
             created: false,
-            replicas: 1,
+            replicas: if broker.replicated { 3 } else { 1 },
         };
         let t = Duration::from_millis(now);
         let mut core = Core::new(settings(), "sim".into(), &state, &plan, vec![topic], &tails, t);
@@ -219,11 +220,11 @@ impl Life {
                 return self.verify(mdt);
             }
         }
-        let (mut count, mut dropped) = (0, 0);
+        let (mut count, mut drops) = (0, 0);
         for r in &chunk {
             let jumped = self.last.is_some_and(|(_, time)| time > 0 && r.time.abs_diff(time) > BREAK_MS);
             if std::mem::take(&mut doubt) || jumped {
-                self.told(&mut count, &mut dropped, now);
+                self.told(&mut count, &mut drops, now);
                 if let Outcome::Restart = self.verify(mdt) {
                     return Outcome::Restart;
                 }
@@ -233,8 +234,8 @@ impl Life {
             }
             self.above = r.index;
             let Some(m) = mark(self.incarnation, r) else { return Outcome::Restart };
-            if r.uid % 10 == 0 {
-                dropped += 1;
+            if dropped(r.uid) {
+                drops += 1;
             } else {
                 let p = partition_of(r.uid, self.core.ledger().topics()[0].topic.partitions as usize);
                 self.open.messages.push((p, m.id, r.uid, None));
@@ -245,7 +246,7 @@ impl Life {
         if !chunk.is_empty() {
             self.last_read_at = now;
         }
-        self.told(&mut count, &mut dropped, now);
+        self.told(&mut count, &mut drops, now);
         Outcome::Fine
     }
 
@@ -286,9 +287,10 @@ impl Life {
     }
 
     /// The commit's answer arrives.
-    pub fn committed(&mut self, broker: &mut Broker, now: u64) {
+    pub fn committed(&mut self, broker: &mut Broker, judge: &mut Judge, now: u64) {
         let Some(batch) = self.committing.take() else { return };
         let at = broker.commit(&batch);
+        judge.published(&batch);
         let t = Duration::from_millis(now);
         for (p, offset, id) in at {
             let at = Position { partition: p as u32, offset };

@@ -23,6 +23,10 @@ pub struct Entry {
 /// See the module.
 pub struct Broker {
     pub partitions: Vec<Vec<Entry>>,
+    /// What was trimmed, for the judge.
+    pub trimmed: Vec<Vec<Entry>>,
+    /// More than one broker holds every record, so a `release` is no lie.
+    pub replicated: bool,
     pub end: Vec<u64>,
     pub low: Vec<u64>,
     pub state: Option<State>,
@@ -38,8 +42,10 @@ pub struct Batch {
 }
 
 impl Broker {
-    pub fn new(partitions: usize) -> Self {
+    pub fn new(partitions: usize, replicated: bool) -> Self {
         Self {
+            trimmed: vec![Vec::new(); partitions],
+            replicated,
             partitions: vec![Vec::new(); partitions],
             end: vec![0; partitions],
             low: vec![0; partitions],
@@ -80,6 +86,24 @@ impl Broker {
         for (end, _) in self.end.iter_mut().zip(touched).filter(|(_, t)| **t) {
             *end += 1;
         }
+    }
+
+    /// Trims below these positions; what went.
+    pub fn trim(&mut self, below: &[u64]) -> Vec<Entry> {
+        let mut gone = Vec::new();
+        for (p, below) in below.iter().enumerate().filter(|(_, below)| **below > 0) {
+            let n = self.partitions[p].partition_point(|e| e.offset < *below);
+            self.low[p] = self.low[p].max(*below);
+            gone.extend(self.partitions[p].drain(..n));
+            let from = gone.len() - n;
+            self.trimmed[p].extend(&gone[from..]);
+        }
+        gone
+    }
+
+    /// All that ever stood in a partition.
+    pub fn ever(&self, p: usize) -> impl Iterator<Item = &Entry> {
+        self.trimmed[p].iter().chain(&self.partitions[p])
     }
 
     pub fn first_at(&self, p: usize, offset: u64) -> Option<Entry> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::broker::Broker;
+use crate::broker::{Batch, Broker, Entry};
 use crate::mdt::{Mdt, Rec};
 
 /// Dropped by the model's module.
@@ -10,47 +10,105 @@ pub fn dropped(uid: u64) -> bool {
     uid.is_multiple_of(10)
 }
 
+/// How far a group may be let go, as its operator said.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Leave {
+    /// It may hold back this many indexes below the durable frontier.
+    pub backlog: Option<u64>,
+    /// It may hold a record back for this long, milliseconds.
+    pub age: Option<u64>,
+}
+
+/// What the judge knows of one group.
+#[derive(Default)]
+struct Group {
+    acked: HashSet<u64>,
+    leave: Option<Leave>,
+    /// Cleared on the MDT before the group had them.
+    released: HashSet<u64>,
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Judge {
-    acked: BTreeMap<String, HashSet<u64>>,
+    groups: BTreeMap<String, Group>,
+    /// Contents that are durable in the broker.
+    published: HashSet<u64>,
+    /// The highest frontier that ever was durable.
+    frontier: u64,
+    gone: HashSet<u64>,
     pub cleared: u64,
+    pub trimmed: u64,
 }
 
 impl Judge {
-    pub fn group(&mut self, name: &str) {
-        self.acked.entry(name.to_owned()).or_default();
+    /// A group; `leave`: how far it may be let go, if at all.
+    pub fn group(&mut self, name: &str, leave: Option<Leave>) {
+        self.groups.entry(name.to_owned()).or_default().leave = leave;
+    }
+
+    /// The broker committed this.
+    pub fn published(&mut self, batch: &Batch) {
+        self.published.extend(batch.messages.iter().map(|(_, _, uid, _)| *uid));
+        self.frontier = self.frontier.max(batch.frontier.map_or(0, |f| f.index.get()));
     }
 
     /// A member of the group finished its work on these contents and commits them.
     pub fn acknowledged(&mut self, group: &str, uids: impl Iterator<Item = u64>) {
-        self.acked.entry(group.to_owned()).or_default().extend(uids);
+        self.groups.entry(group.to_owned()).or_default().acked.extend(uids);
     }
 
     /// The MDT carried out a clear of these records (invariant 1).
-    pub fn cleared(&mut self, recs: &[Rec]) -> Result<(), String> {
+    pub fn cleared(&mut self, recs: &[Rec], now: u64) -> Result<(), String> {
         self.cleared += recs.len() as u64;
+        self.gone.extend(recs.iter().map(|r| r.uid));
         for r in recs.iter().filter(|r| !dropped(r.uid)) {
-            for (group, acked) in &self.acked {
-                if !acked.contains(&r.uid) {
-                    return Err(format!(
-                        "early clear: record {} (content {}) not acknowledged by {group}",
-                        r.index, r.uid
-                    ));
+            let named = || format!("record {} (content {})", r.index, r.uid);
+            if !self.published.contains(&r.uid) {
+                return Err(format!("early clear: {} is not durable in the broker", named()));
+            }
+            for (name, group) in self.groups.iter_mut().filter(|(_, g)| !g.acked.contains(&r.uid)) {
+                let leave = group.leave.unwrap_or_default();
+                let by_count = leave.backlog.is_some_and(|backlog| r.index + backlog <= self.frontier);
+                let by_age = leave.age.is_some_and(|age| r.time + age <= now);
+                if !(by_count || by_age) {
+                    return Err(format!("early clear: {} not acknowledged by {name}, and not released", named()));
                 }
+                group.released.insert(r.uid);
             }
         }
         Ok(())
     }
 
-    /// At the end: nothing lost, nothing doubled, order kept, every retraction in every partition (invariants 2 to 5).
+    /// The broker trimmed these: whatever was released, every group must have had it, and the MDT need it no more.
+    pub fn trimmed(&mut self, entries: &[Entry], mdt: &Mdt) -> Result<(), String> {
+        self.trimmed += entries.len() as u64;
+        for e in entries.iter().filter(|e| e.retracts.is_none()) {
+            if let Some((name, _)) = self.groups.iter().find(|(_, g)| !g.acked.contains(&e.uid)) {
+                return Err(format!("trimmed early: {} (content {}) never reached {name}", e.id, e.uid));
+            }
+            if mdt.has(e.id.index.get(), e.uid) && !self.gone.contains(&e.uid) {
+                return Err(format!("trimmed early: {} (content {}) was not cleared", e.id, e.uid));
+            }
+        }
+        Ok(())
+    }
+
+    /// How often a record was cleared that a released group did not have yet.
+    pub fn released(&self) -> u64 {
+        self.groups.values().map(|g| g.released.len() as u64).sum()
+    }
+
+    /// At the end: nothing lost, nothing doubled, order kept, every retraction in every partition (invariants 2 to 5),
+    /// and what was released has come to its group all the same.
     pub fn end(&self, mdt: &Mdt, broker: &Broker) -> Result<(), String> {
+        let partitions: Vec<Vec<&Entry>> = (0..broker.end.len()).map(|p| broker.ever(p).collect()).collect();
         let retractions: BTreeSet<(u32, u64)> =
-            broker.partitions.iter().flatten().filter_map(|e| e.retracts.map(|r| (r.incarnation, r.from))).collect();
+            partitions.iter().flatten().filter_map(|e| e.retracts.map(|r| (r.incarnation, r.from))).collect();
         let void =
             |incarnation: u32, index: u64| retractions.iter().any(|(i, from)| *i > incarnation && index >= *from);
         let mut standing: HashMap<u64, u64> = HashMap::new();
-        for (p, entries) in broker.partitions.iter().enumerate() {
+        for (p, entries) in partitions.iter().enumerate() {
             let own: BTreeSet<(u32, u64)> =
                 entries.iter().filter_map(|e| e.retracts.map(|r| (r.incarnation, r.from))).collect();
             if own != retractions {
@@ -71,15 +129,16 @@ impl Judge {
             if standing.remove(&r.uid) != Some(r.index) {
                 return Err(format!("lost: record {} (content {})", r.index, r.uid));
             }
-            for (group, acked) in &self.acked {
-                if !acked.contains(&r.uid) {
-                    return Err(format!("record {} never reached {group}", r.index));
-                }
+        }
+        if let Some((uid, index)) = standing.iter().next() {
+            return Err(format!("record {index} (content {uid}) was taken back and not retracted"));
+        }
+        for (name, group) in &self.groups {
+            if let Some(r) = mdt.surviving().find(|r| !dropped(r.uid) && !group.acked.contains(&r.uid)) {
+                let released = if group.released.contains(&r.uid) { ", for which it was released" } else { "" };
+                return Err(format!("record {} never reached {name}{released}", r.index));
             }
         }
-        match standing.iter().next() {
-            Some((uid, index)) => Err(format!("record {index} (content {uid}) was taken back and not retracted")),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }

@@ -10,12 +10,13 @@ mod judge;
 mod mdt;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bridge::{COMMIT_EVERY, Life, MIN_AGE, Outcome};
 use broker::Broker;
 use clbridge::core::{ClearOutcome, Clearable, Event, Stop};
-use clbridge_sinks::GroupSpec;
-use judge::Judge;
+use clbridge_sinks::{GroupSpec, Policy, TopicIx};
+use judge::{Judge, Leave};
 use mdt::Mdt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -45,17 +46,28 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let partitions = rng.random_range(1..5);
         let names = &["robinhood", "lake", "audit"][..rng.random_range(1..4)];
-        let groups: Vec<GroupSpec> =
-            names.iter().map(|n| serde_json::from_value(serde_json::json!({"name": n})).unwrap()).collect();
+        let replicated = rng.random_bool(0.8);
         let mut judge = Judge::default();
-        names.iter().for_each(|n| judge.group(n));
+        let groups: Vec<GroupSpec> = names
+            .iter()
+            .map(|name| {
+                let leave = rng.random_bool(0.4).then(|| leave(&mut rng));
+                // What only one broker holds is not let go, whatever was asked for.
+                judge.group(name, leave.filter(|_| replicated));
+                let mut spec: GroupSpec = serde_json::from_value(serde_json::json!({"name": name})).unwrap();
+                if let Some(Leave { backlog, age }) = leave {
+                    spec.policy = Policy::Release { backlog, age: age.map(Duration::from_millis) };
+                }
+                spec
+            })
+            .collect();
         Self {
             done: names.iter().map(|n| ((*n).to_owned(), vec![0; partitions])).collect(),
             rng,
             now: 1_000_000,
             mdt: Mdt::new(),
             committed_at: 1_000_000,
-            broker: Broker::new(partitions),
+            broker: Broker::new(partitions, replicated),
             groups,
             life: None,
             kernel: Vec::new(),
@@ -98,7 +110,7 @@ impl World {
             }
             55..65 => {
                 if let Some(l) = &mut self.life {
-                    l.committed(&mut self.broker, self.now);
+                    l.committed(&mut self.broker, &mut self.judge, self.now);
                 }
             }
             65..80 => self.group_works(),
@@ -108,7 +120,8 @@ impl World {
                     l.answer_probe(&self.mdt, self.now);
                 }
             }
-            94..97 => self.bridge_clears()?,
+            94..96 => self.bridge_clears()?,
+            96..97 => self.bridge_trims()?,
             _ if faults => self.misfortune()?,
             _ => {}
         }
@@ -143,7 +156,7 @@ impl World {
     fn bridge_observes(&mut self) {
         let version = 1;
         let Some(l) = &mut self.life else { return };
-        let t = std::time::Duration::from_millis(self.now);
+        let t = Duration::from_millis(self.now);
         l.core.on(Event::Registry { version }, t);
         for spec in &self.groups {
             l.core.on(Event::GroupChanged(spec.clone()), t);
@@ -177,19 +190,29 @@ impl World {
         let outcome = match self.mdt.clear(upto.index().get()) {
             Ok(recs) => {
                 self.log(format!("cleared up to {}", upto.index()));
-                self.judge.cleared(&recs)?;
+                self.judge.cleared(&recs, self.now)?;
                 ClearOutcome::Done
             }
             Err(()) => ClearOutcome::Beyond,
         };
         if let (true, Some(l)) = (ours, &mut self.life) {
-            l.core.on(Event::Cleared { upto, outcome }, std::time::Duration::from_millis(self.now));
+            l.core.on(Event::Cleared { upto, outcome }, Duration::from_millis(self.now));
         }
         Ok(())
     }
 
+    fn bridge_trims(&mut self) -> Result<(), String> {
+        let Some(l) = &self.life else { return Ok(()) };
+        let gone = self.broker.trim(&l.core.trimmable(TopicIx(0)));
+        self.judge.trimmed(&gone, &self.mdt)
+    }
+
     fn group_works(&mut self) {
         let g = self.rng.random_range(0..self.groups.len());
+        // Who may be let go is slow, or it would never be.
+        if self.groups[g].policy != Policy::Hold && self.rng.random_bool(0.8) {
+            return;
+        }
         let name = self.groups[g].name.clone();
         if !self.broker.groups.contains_key(&name) {
             return;
@@ -221,6 +244,7 @@ impl World {
         if let Some(batch) = life.committing {
             if self.rng.random_bool(0.5) {
                 self.broker.commit(&batch);
+                self.judge.published(&batch);
             } else {
                 self.broker.abort(&batch);
             }
@@ -292,7 +316,7 @@ impl World {
                 // And State must tell of it before the bridge dies: see docs/decisions/position-beyond-the-end.md.
                 if let Some(l) = &mut self.life {
                     l.seal(self.now);
-                    l.committed(&mut self.broker, self.now);
+                    l.committed(&mut self.broker, &mut self.judge, self.now);
                 }
             } else {
                 self.put_right();
@@ -318,7 +342,7 @@ impl World {
             self.bridge_reads();
             if let Some(l) = &mut self.life {
                 l.seal(self.now);
-                l.committed(&mut self.broker, self.now);
+                l.committed(&mut self.broker, &mut self.judge, self.now);
             }
             self.group_works();
             self.bridge_observes();
@@ -326,6 +350,7 @@ impl World {
                 l.answer_probe(&self.mdt, self.now);
             }
             self.bridge_clears()?;
+            self.bridge_trims()?;
             if self.life.is_none() {
                 self.start()?;
             }
@@ -333,16 +358,28 @@ impl World {
                 // Nothing readable after a crash: the next record tells what happened.
                 self.mdt.emit(1, self.now);
             }
-            if self.kernel.is_empty() && self.mdt.cleared() == self.mdt.newest() {
+            let at_rest = self.kernel.is_empty() && self.mdt.cleared() == self.mdt.newest();
+            if at_rest && self.done.values().all(|done| *done == self.broker.end) {
                 return self.judge.end(&self.mdt, &self.broker);
             }
         }
-        let status = self.life.as_ref().map(|l| l.core.snapshot("cl1", std::time::Duration::from_millis(self.now)));
+        let status = self.life.as_ref().map(|l| l.core.snapshot("cl1", Duration::from_millis(self.now)));
         Err(format!(
             "the backlog never came back to zero: cleared {} of {}: {status:?}",
             self.mdt.cleared(),
             self.mdt.newest()
         ))
+    }
+}
+
+/// Limits that a run of these lengths can reach.
+fn leave(rng: &mut StdRng) -> Leave {
+    let backlog = rng.random_range(20..300);
+    let age = rng.random_range(2_000..20_000);
+    match rng.random_range(0..3) {
+        0 => Leave { backlog: Some(backlog), age: None },
+        1 => Leave { backlog: None, age: Some(age) },
+        _ => Leave { backlog: Some(backlog), age: Some(age) },
     }
 }
 
@@ -374,6 +411,7 @@ fn under_every_schedule_of_faults_nothing_is_lost_doubled_or_cleared_early() {
         return;
     }
     let (mut faults, mut runs, mut cleared, mut taken_back) = (BTreeMap::<&str, u64>::new(), 0u64, 0u64, 0usize);
+    let (mut releasing, mut released, mut trimmed) = (0u64, 0u64, 0u64);
     for seed in seeds() {
         let (w, result) = run(seed);
         if let Err(e) = result {
@@ -385,13 +423,21 @@ fn under_every_schedule_of_faults_nothing_is_lost_doubled_or_cleared_early() {
         runs += 1;
         cleared += w.judge.cleared;
         taken_back += w.mdt.taken_back.len();
+        releasing += u64::from(w.judge.released() > 0);
+        released += w.judge.released();
+        trimmed += w.judge.trimmed;
         for (kind, n) in w.faults {
             *faults.entry(kind).or_default() += n;
         }
     }
     println!("simulation: {runs} schedules, {} steps each, {cleared} records cleared, {taken_back} taken back", STEPS);
+    println!(
+        "released: {released} records in {releasing} schedules were cleared before a group that was let go had them, and \
+         reached it later; {trimmed} records trimmed"
+    );
     println!("faults and holds: {faults:?}");
     if seeds() == SEEDS {
+        assert!(released > 0 && trimmed > 0, "nothing was released or trimmed");
         for kind in [
             "bridge_killed",
             "mdt_crash",

@@ -129,6 +129,11 @@ impl Mdt {
         self.history.values()
     }
 
+    /// Whether this content is what the history has under this index.
+    pub fn has(&self, index: u64, uid: u64) -> bool {
+        self.history.get(&index).is_some_and(|r| r.uid == uid)
+    }
+
     pub fn newest(&self) -> u64 {
         self.now.next - 1
     }
