@@ -194,14 +194,18 @@ fn durable(m: &mut Model, l: &mut Ledger) {
     }
 }
 
+fn observe(m: &Model, l: &mut Ledger) {
+    l.observe(&m.progress(), m.pending.last().map_or(m.frontier, |batch| batch.frontier));
+}
+
 fn learn(m: &Model, l: &mut Ledger) {
-    l.observe(&m.progress());
+    observe(m, l);
     for (topic, at) in l.wanted_reads(64) {
         saw("point read");
         let found = m.partitions[at.partition as usize].iter().find(|r| r.offset >= at.offset);
         l.learn(topic, at, found.map(|r| (r.offset, r.id)));
     }
-    l.observe(&m.progress());
+    observe(m, l);
 }
 
 fn publish(m: &mut Model, records: &[u8]) {
@@ -254,16 +258,16 @@ fn run(partitions: usize, groups: usize, without_position: bool, ops: &[Op]) -> 
             Op::Vanish(g, p) => {
                 let (g, p) = at(*g, *p);
                 m.shown[g][p] = None;
-                l.observe(&m.progress());
+                observe(&m, &mut l);
                 saw("position vanished");
             }
             Op::Beyond(g, p) => {
                 let (g, p) = at(*g, *p);
                 m.shown[g][p] = Some(m.end[p] + 5);
-                l.observe(&m.progress());
+                observe(&m, &mut l);
                 saw("position beyond the end");
             }
-            Op::Observe => l.observe(&m.progress()),
+            Op::Observe => observe(&m, &mut l),
             Op::Learn => learn(&m, &mut l),
             Op::Restart => {
                 if !m.pending.is_empty() {
@@ -298,7 +302,7 @@ fn run(partitions: usize, groups: usize, without_position: bool, ops: &[Op]) -> 
     for (_, g) in l.groups_mut() {
         g.spec.accept += 1;
     }
-    l.observe(&m.progress());
+    observe(&m, &mut l);
     prop_assert_eq!(l.acknowledged(), m.frontier, "everything is read, so everything may be cleared");
     Ok(())
 }

@@ -203,6 +203,10 @@ pub trait GroupObserver: Send + Sync {
     /// topic already holds records, so that a written position might jump over what a member is just processing.
     async fn register(&self, group: &str, topic: &Topic, from: StartAt) -> Result<Offsets, SinkError>;
 
+    /// Moves the group's positions that lie below the start of their partition to that start, so that its members find
+    /// a record there. False if some could not be moved, since the group has live members.
+    async fn skip_deleted(&self, group: &str, topic: &Topic) -> Result<bool, SinkError>;
+
     /// The registry of groups; the empty one with version 0 if none was ever written.
     async fn registry(&self) -> Result<Registry, SinkError>;
 

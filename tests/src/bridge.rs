@@ -13,6 +13,9 @@ use crate::process::Process;
 use crate::scene::Scene;
 use crate::sim::{COMMIT_MS, Sim};
 
+/// Partitions of each record topic.
+pub const PARTITIONS: u32 = 4;
+
 /// What tests vary.
 #[derive(Clone)]
 pub struct Options {
@@ -93,7 +96,7 @@ listen = "{listen}"
 filter = "info,clbridge::pipeline=debug"
 
 [feed]
-partitions = 4
+partitions = {PARTITIONS}
 
 [sink.kafka]
 bootstrap_servers = "{bootstrap}"

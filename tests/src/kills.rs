@@ -24,7 +24,7 @@ pub struct Kills {
 
 /// Which of a run's kills happen at which named point, and at which hit of it.
 fn point(kill: u32) -> Option<String> {
-    let counts = [200, 10, 10, 3];
+    let counts = [1000, 6, 10, 10];
     let at = [4, 8, 12, 16].iter().position(|at| *at == kill)?;
     Some(format!("{}:{}", POINTS[at], counts[at]))
 }

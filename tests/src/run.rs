@@ -84,10 +84,14 @@ impl Run {
 
     /// A new member of the group with this short name; returns its place in `members`.
     pub fn join(&mut self, group: &str, more: &[&str]) -> usize {
+        self.join_topics(group, &self.topics(), more)
+    }
+
+    /// As [`Run::join`], for a list of topics or one regular expression that begins with `^`.
+    pub fn join_topics(&mut self, group: &str, topics: &str, more: &[&str]) -> usize {
         self.joined += 1;
         let name = format!("{group}-{}", self.joined);
-        let member =
-            Member::start(&self.scene, self.broker.bootstrap(), &self.group(group), &name, &self.topics(), more);
+        let member = Member::start(&self.scene, self.broker.bootstrap(), &self.group(group), &name, topics, more);
         self.members.push(member);
         self.members.len() - 1
     }

@@ -100,8 +100,14 @@ pub(super) async fn run(command: &Command, config: Arc<Config>) -> anyhow::Resul
             let mdts = super::broker::known_mdts(&config, &MdtSelection::All);
             print!("{}", list(&broker, &broker, &mdts).await?);
         }
-        Command::Accept(NameArgs { name }) => print!("{}", raise(&broker, name, Raise::Accept).await?),
-        Command::Repair(NameArgs { name }) => print!("{}", raise(&broker, name, Raise::Repair).await?),
+        Command::Accept(NameArgs { name }) => {
+            let mdts = super::broker::known_mdts(&config, &MdtSelection::All);
+            print!("{}", raise(&broker, &broker, name, Raise::Accept, &mdts).await?);
+        }
+        Command::Repair(NameArgs { name }) => {
+            let mdts = super::broker::known_mdts(&config, &MdtSelection::All);
+            print!("{}", raise(&broker, &broker, name, Raise::Repair, &mdts).await?);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -203,8 +209,15 @@ enum Raise {
     Repair,
 }
 
-/// The number tells every bridge, each of which applies it once to every MDT where the group holds.
-async fn raise(observer: &dyn GroupObserver, name: &str, what: Raise) -> anyhow::Result<String> {
+/// The number tells every bridge, each of which applies it once to every MDT where the group holds. A bridge goes by
+/// the positions that it knew before, so it is safe to move those that lie below a topic's start already now.
+async fn raise(
+    sink: &dyn Sink,
+    observer: &dyn GroupObserver,
+    name: &str,
+    what: Raise,
+    mdts: &[MdtName],
+) -> anyhow::Result<String> {
     let mut known = false;
     observer
         .change_registry(&mut |registry| {
@@ -219,7 +232,7 @@ async fn raise(observer: &dyn GroupObserver, name: &str, what: Raise) -> anyhow:
         })
         .await?;
     ensure!(known, "group {name} is not registered; `clbridge groups list` shows those that are");
-    Ok(match what {
+    let done = match what {
         Raise::Accept => {
             format!(
                 "what group {name} has committed is believed from now on; `clbridge status` shows what it skipped\n"
@@ -229,7 +242,33 @@ async fn raise(observer: &dyn GroupObserver, name: &str, what: Raise) -> anyhow:
             "what the MDTs still have of the records that group {name} lost is published into its repair topics; \
              `clbridge status` shows how far it has read them\n"
         ),
-    })
+    };
+    Ok(done + &skip_deleted(sink, observer, name, mdts).await?)
+}
+
+/// Where records were deleted, a group without members is moved to what is left; says where that was not possible.
+async fn skip_deleted(
+    sink: &dyn Sink,
+    observer: &dyn GroupObserver,
+    name: &str,
+    mdts: &[MdtName],
+) -> anyhow::Result<String> {
+    let mut out = String::new();
+    let registry = observer.registry().await?;
+    let Some(spec) = registry.groups.get(name) else { return Ok(out) };
+    for mdt in mdts.iter().filter(|mdt| spec.mdts.takes(mdt)) {
+        let Some(state) = sink.peek_state(mdt).await? else { continue };
+        for topic in sink.prepare(&assembly::pinned_specs(&state), Some(&state)).await? {
+            if topic.feed == spec.feed && !observer.skip_deleted(name, &topic).await? {
+                out += &format!(
+                    "its members stand below the start of {}: start them again with auto.offset.reset=earliest, or stop \
+                     all of them and repeat this\n",
+                    topic.name
+                );
+            }
+        }
+    }
+    Ok(out)
 }
 
 async fn list(sink: &dyn Sink, observer: &dyn GroupObserver, mdts: &[MdtName]) -> anyhow::Result<String> {
@@ -362,7 +401,7 @@ mod tests {
     async fn adding_again_changes_the_policy_and_keeps_what_was_accepted() {
         let broker = FakeBroker::with_topic(1, 2);
         add(&broker, &broker, spec("lake"), &[mdt()]).await.unwrap();
-        raise(&broker, "lake", Raise::Accept).await.unwrap();
+        raise(&broker, &broker, "lake", Raise::Accept, &[mdt()]).await.unwrap();
         let release = GroupSpec { policy: Policy::Release { backlog: Some(5), age: None }, ..spec("lake") };
         add(&broker, &broker, release.clone(), &[mdt()]).await.unwrap();
         let now = broker.registry().await.unwrap();
@@ -376,12 +415,12 @@ mod tests {
     async fn accept_and_repair_raise_their_numbers_and_remove_forgets() {
         let broker = FakeBroker::with_topic(1, 2);
         add(&broker, &broker, spec("lake"), &[mdt()]).await.unwrap();
-        raise(&broker, "lake", Raise::Accept).await.unwrap();
-        raise(&broker, "lake", Raise::Repair).await.unwrap();
+        raise(&broker, &broker, "lake", Raise::Accept, &[mdt()]).await.unwrap();
+        raise(&broker, &broker, "lake", Raise::Repair, &[mdt()]).await.unwrap();
         let now = broker.registry().await.unwrap();
         assert_eq!((now.groups["lake"].accept, now.groups["lake"].repair, now.version), (1, 1, 3));
         assert!(remove(&broker, "lake").await.unwrap().contains("nothing is cleared"));
-        for error in [remove(&broker, "lake").await, raise(&broker, "lake", Raise::Accept).await] {
+        for error in [remove(&broker, "lake").await, raise(&broker, &broker, "lake", Raise::Accept, &[mdt()]).await] {
             assert!(error.unwrap_err().to_string().contains("not registered"));
         }
     }

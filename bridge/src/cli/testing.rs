@@ -115,6 +115,12 @@ impl GroupObserver for FakeBroker {
         Ok(offsets)
     }
 
+    async fn skip_deleted(&self, group: &str, topic: &Topic) -> Result<bool, SinkError> {
+        let mut inner = self.inner.lock().unwrap();
+        inner.log.push(format!("skip deleted {group} {}", topic.name));
+        Ok(!inner.live)
+    }
+
     async fn registry(&self) -> Result<Registry, SinkError> {
         Ok(self.inner.lock().unwrap().registry.clone())
     }

@@ -1,5 +1,6 @@
 //! `groups repair`: records that were deleted from a topic before a group had read them are read again from the MDT
-//! and published into the group's own repair topic. What the MDT no longer has is a counted gap.
+//! and published into the group's own repair topic, a part at a time, so that a large repair takes no more memory than
+//! a small one. What the MDT no longer has is a counted gap.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use clbridge_schemas::key::{self, KeyKind};
 use clbridge_schemas::lustre::records;
 use clbridge_sinks::{Position, Sink, SinkError, Topic};
 use thiserror::Error;
+use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::{FeedSettings, Shared, clock};
@@ -19,6 +21,10 @@ use crate::source::{Source, SourceError, SourceFactory};
 /// Nothing more is readable when a fresh look at the log brought nothing for this long.
 const QUIET: Duration = Duration::from_secs(1);
 const READ_BYTES: usize = 1 << 20;
+/// Bytes of a part: each is published by a producer of its own, which takes some time to begin.
+const PART_BYTES: usize = 4 << 20;
+/// Parts that were read and not yet published.
+const PARTS: usize = 1;
 
 /// Why a repair did not come about.
 #[derive(Debug, Error)]
@@ -81,61 +87,93 @@ impl Repair {
             .map(|(&(partition, ..), there)| (partition, there.map_or(self.frontier + 1, |s| s.head.id().index.get())))
             .collect();
         let (name, user) = (mdt.clone(), user.to_owned());
-        let (repair, records) = tokio::task::spawn_blocking(move || -> Result<_, SourceError> {
-            let (mut source, _clearer) = sources.open(&name, &user)?;
-            let records = self.collect(&name, source.as_mut(), &bounds)?;
-            Ok((self, records))
-        })
-        .await??;
-        let positions: u64 = repair.evicted.iter().map(|(_, at, low)| low - at).sum();
-        // Positions include holes, so this errs towards a larger gap.
-        let missing = positions.saturating_sub(records.len() as u64);
-        let (topic, end) = sink.repair(&repair.topic, &repair.group, &records).await?;
-        warn!(%mdt, group = repair.group, topic = topic.name, republished = records.len(), missing, "repaired");
-        let event =
-            Event::GroupRepaired { group: &repair.group, number: repair.number, topic: topic.name, end, missing };
+        let (parts, mut arriving) = mpsc::channel(PARTS);
+        let reading = tokio::task::spawn_blocking({
+            let (topic, feed, floor, incarnation) =
+                (self.topic.clone(), self.feed.clone(), self.floor, self.incarnation);
+            move || -> Result<_, SourceError> {
+                let (mut source, _clearer) = sources.open(&name, &user)?;
+                Reading { mdt: name, topic, feed, floor, incarnation, bounds }.read(source.as_mut(), &parts)
+            }
+        });
+        // Made in any case: the group has to see an end, also where nothing could be republished.
+        let (mut topic, mut end) = sink.repair(&self.topic, &self.group, &[]).await?;
+        let mut republished = 0;
+        while let Some(part) = arriving.recv().await {
+            republished += part.len() as u64;
+            (topic, end) = sink.repair(&self.topic, &self.group, &part).await?;
+        }
+        let whole = reading.await??;
+        // Positions include holes, so where the MDT lacks records the gap is told rather too large than too small.
+        let positions: u64 = self.evicted.iter().map(|(_, at, low)| low - at).sum();
+        let missing = if whole { 0 } else { positions.saturating_sub(republished) };
+        warn!(%mdt, group = self.group, topic = topic.name, republished, missing, "repaired");
+        let event = Event::GroupRepaired { group: &self.group, number: self.number, topic: topic.name, end, missing };
         shared.core().on(event, clock::now());
         Ok(())
     }
+}
 
-    fn collect(
-        &self,
-        mdt: &MdtName,
-        source: &mut dyn Source,
-        bounds: &[(u32, u64)],
-    ) -> Result<Vec<Again>, SourceError> {
-        let mut out = Vec::new();
-        let last = bounds.iter().map(|(_, bound)| *bound).max().unwrap_or(0);
-        let Some(from) = NonZeroU64::new(self.floor + 1) else { return Ok(out) };
+/// The half of a repair that reads the MDT.
+struct Reading {
+    mdt: MdtName,
+    topic: Topic,
+    feed: FeedSettings,
+    floor: u64,
+    incarnation: u32,
+    /// By partition: indexes below this one were evicted.
+    bounds: Vec<(u32, u64)>,
+}
+
+impl Reading {
+    /// Sends what was evicted, in order; true if the MDT still has everything behind the floor.
+    fn read(&self, source: &mut dyn Source, parts: &mpsc::Sender<Vec<Again>>) -> Result<bool, SourceError> {
+        let mut whole = false;
+        let last = self.bounds.iter().map(|(_, bound)| *bound).max().unwrap_or(0);
+        let Some(from) = NonZeroU64::new(self.floor + 1) else { return Ok(whole) };
         source.seek(from)?;
-        let encoder = Encoder::new(mdt, self.feed.version, self.feed.framing);
+        let encoder = Encoder::new(&self.mdt, self.feed.version, self.feed.framing);
         let partitions = NonZeroU32::new(self.topic.partitions).unwrap_or(NonZeroU32::MIN);
         let (mut buf, mut key) = (Vec::with_capacity(READ_BYTES), Vec::new());
+        let (mut part, mut bytes, mut over) = (Vec::new(), 0, false);
         let mut heard = Instant::now();
-        while heard.elapsed() < QUIET {
+        while !over && heard.elapsed() < QUIET {
             buf.clear();
             if source.read(&mut buf, READ_BYTES, Duration::from_millis(50))?.bytes > 0 {
                 heard = Instant::now();
             }
             for view in records(&buf, 0) {
-                let view = view.map_err(|source| SourceError::Malformed { mdt: mdt.clone(), source })?;
+                let view = view.map_err(|source| SourceError::Malformed { mdt: self.mdt.clone(), source })?;
+                whole |= view.index() == from.get();
                 if view.index() >= last {
-                    return Ok(out);
+                    over = true;
+                    break;
                 }
                 let Some(index) = NonZeroU64::new(view.index()).filter(|_| self.feed.types.takes(view.rtype())) else {
                     continue;
                 };
                 key.clear();
-                key::key(self.feed.key, &view, mdt, &mut key);
+                key::key(self.feed.key, &view, &self.mdt, &mut key);
                 let partition = partition_of(self.feed.key, &key, index, partitions);
-                if bounds.iter().any(|(p, bound)| *p == partition && index.get() < *bound) {
+                if self.bounds.iter().any(|(p, bound)| *p == partition && index.get() < *bound) {
                     let mut payload = Vec::new();
                     encoder.encode(&view, self.incarnation, Additions::default(), &mut payload);
-                    out.push((RecordId { incarnation: self.incarnation, index }, key.clone(), payload));
+                    bytes += key.len() + payload.len();
+                    part.push((RecordId { incarnation: self.incarnation, index }, key.clone(), payload));
+                }
+            }
+            if bytes >= PART_BYTES {
+                bytes = 0;
+                if parts.blocking_send(std::mem::take(&mut part)).is_err() {
+                    // Nobody takes it: the repair has failed, and that error is the one to be told.
+                    return Ok(whole);
                 }
             }
         }
-        Ok(out)
+        if !part.is_empty() {
+            let _ = parts.blocking_send(part);
+        }
+        Ok(whole)
     }
 }
 

@@ -129,6 +129,9 @@ const GUARDED: &[(&str, &[&str], &str)] = &[
     ("test.mock.num.brokers", &[], "`clbridge demo` starts its own mock cluster"),
 ];
 
+/// Asked of a partition at once where the bridge reads back, bytes. The broker gives at least one batch.
+const READ_BYTES: usize = 128 << 10;
+
 /// librdkafka's own memory for one message, bytes (brokers' measurements: 310 B at 145 B of payload).
 pub(super) const MESSAGE_OVERHEAD: usize = 170;
 
@@ -242,7 +245,9 @@ impl KafkaConfig {
             .set("isolation.level", if committed { "read_committed" } else { "read_uncommitted" })
             // The default waits half a second at the end of a partition, which is where we read.
             .set("fetch.wait.max.ms", "10")
-            .set("queued.max.messages.kbytes", "16384");
+            // Most reads want one record of a partition; what is fetched beside it is thrown away, and counts.
+            .set("fetch.message.max.bytes", READ_BYTES.to_string())
+            .set("queued.max.messages.kbytes", "1024");
         Ok(c)
     }
 

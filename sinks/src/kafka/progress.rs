@@ -200,6 +200,32 @@ impl Shared {
         }
         self.own_positions(group, topic)
     }
+
+    fn skip_deleted(&self, group: &str, topic: &Topic) -> Result<bool, SinkError> {
+        let what = || format!("moving group {group} to the start of {}", topic.name);
+        let (at, low) = (self.own_positions(group, topic)?, self.lows(topic)?);
+        let below: Vec<(Place, u64)> = (0u32..)
+            .zip(at.iter().zip(low))
+            .filter(|(_, (at, low))| at.is_some_and(|at| at < *low))
+            .map(|(partition, (_, low))| ((topic.name.clone(), partition), low))
+            .collect();
+        if below.is_empty() {
+            return Ok(true);
+        }
+        if self.members(&[group.to_owned()])?.iter().any(|g| g.members > 0) {
+            return Ok(false);
+        }
+        let list = positions(&below).map_err(|e| sort(what(), &e))?;
+        let written = self.try_ask(|a| {
+            let all = a.alter_group_offsets(group, &list)?;
+            all.into_iter().try_for_each(|(_, r)| r.map(|_| ()))
+        })?;
+        match written {
+            Ok(()) => Ok(true),
+            Err(e) if joined(e.code) => Ok(false),
+            Err(e) => Err(sort(what(), &e)),
+        }
+    }
 }
 
 /// Whether a commit was refused because the group has members after all.
@@ -224,6 +250,11 @@ impl GroupObserver for KafkaSink {
     async fn register(&self, group: &str, topic: &Topic, from: StartAt) -> Result<Offsets, SinkError> {
         let (group, topic) = (group.to_owned(), topic.clone());
         self.blocking(move |s| s.register(&group, &topic, from)).await
+    }
+
+    async fn skip_deleted(&self, group: &str, topic: &Topic) -> Result<bool, SinkError> {
+        let (group, topic) = (group.to_owned(), topic.clone());
+        self.blocking(move |s| s.skip_deleted(&group, &topic)).await
     }
 
     async fn registry(&self) -> Result<Registry, SinkError> {

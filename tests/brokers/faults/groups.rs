@@ -3,19 +3,20 @@
 use std::time::Duration;
 
 use clbridge::status::Holding;
-use clbridge_tests::bridge::Options;
+use clbridge_tests::bridge::{Options, PARTITIONS};
 use clbridge_tests::run::{PATIENCE, Run};
 use clbridge_tests::{tell, wait};
 
 /// Why the group with this short name holds on the only MDT, if it does.
 fn holding(run: &Run, group: &str) -> Option<Holding> {
     let name = run.group(group);
-    run.bridge.running(1)?.remove(0).groups.into_iter().find(|g| g.name == name)?.holding
+    run.running().remove(0).groups.into_iter().find(|g| g.name == name).expect("status shows the group").holding
 }
 
-/// Waits until the group holds; returns why.
-fn held(run: &Run, group: &str) -> Holding {
+/// Waits until the group holds for this reason; returns what `status` says of it.
+fn held(run: &Run, group: &str, reason: &str) -> Holding {
     let why = wait::until("the group holds", PATIENCE, || holding(run, group));
+    assert_eq!(why.reason, reason, "{}", why.text);
     tell!("{group} holds: {} ({}); ended by: {}", why.reason, why.text, why.command);
     why
 }
@@ -65,7 +66,7 @@ fn a_deleted_group_holds_until_its_positions_are_accepted_anew() {
     run.broker.tool("kafka-consumer-groups", &["--delete", "--group", &group]);
 
     // then it holds, nothing is cleared, and the command in status ends it
-    let why = held(&run, "lake");
+    let why = held(&run, "lake", "positions_vanished");
     nothing_is_cleared(&run);
     obey(&run, &why);
     wait::until_true("the group no longer holds", PATIENCE, || holding(&run, "lake").is_none());
@@ -88,7 +89,7 @@ fn a_group_whose_offsets_expired_holds_until_its_positions_are_accepted_anew() {
     run.members.remove(lake).stop();
 
     // then it holds, nothing is cleared, and the command in status ends it
-    let why = held(&run, "lake");
+    let why = held(&run, "lake", "positions_vanished");
     nothing_is_cleared(&run);
     obey(&run, &why);
     wait::until_true("the group no longer holds", PATIENCE, || holding(&run, "lake").is_none());
@@ -123,4 +124,46 @@ fn a_group_that_never_committed_holds_everything_back_until_it_does() {
     run.members.remove(lake).stop();
     run.join("lake", &[]);
     end(run, "group never committed");
+}
+
+#[test]
+fn records_deleted_behind_our_back_hold_until_the_group_has_read_them_from_its_repair_topic() {
+    // given two groups, one of which has no members for a while and is behind the other
+    let mut run = Run::new("records-deleted", 1, &two_groups());
+    run.start();
+    run.join("robinhood", &["--log-records"]);
+    let lake = run.join("lake", &[]);
+    run.sim.emit(0, 2000);
+    run.cleared_beyond(4000);
+    run.members.remove(lake).stop();
+    std::thread::sleep(Duration::from_secs(1));
+    run.sim.emit_stop();
+    let (mdt, robinhood) = (run.sim.mdts()[0].clone(), run.group("robinhood"));
+    let newest = run.sim.stats(&mdt).last_index;
+    wait::until_true("the other group has acknowledged everything", PATIENCE, || {
+        run.bridge.running(1).is_some_and(|m| m[0].groups.iter().any(|g| g.name == robinhood && g.floor >= newest))
+    });
+
+    // when somebody deletes all records of the topic
+    let topic = run.topic(&mdt);
+    let file = run.scene.dir().join("delete.json");
+    let partitions: Vec<_> =
+        (0..PARTITIONS).map(|p| serde_json::json!({"topic": topic, "partition": p, "offset": -1})).collect();
+    std::fs::write(&file, serde_json::json!({"partitions": partitions, "version": 1}).to_string()).unwrap();
+    run.broker.tool("kafka-delete-records", &["--offset-json-file", file.to_str().unwrap()]);
+
+    // then the group behind holds, nothing is cleared, and the command in status publishes again what it missed
+    let why = held(&run, "lake", "evicted");
+    run.sim.emit(0, 500);
+    nothing_is_cleared(&run);
+    obey(&run, &why);
+    let topics = format!("{topic},{topic}.repair.{}", run.group("lake"));
+    wait::until_true("the records stand in the repair topic", PATIENCE, || {
+        holding(&run, "lake").is_some_and(|why| why.reason == "repair_unread")
+    });
+    nothing_is_cleared(&run);
+    run.join_topics("lake", &topics, &[]);
+    wait::until_true("the group no longer holds", PATIENCE, || holding(&run, "lake").is_none());
+    assert!(holding(&run, "robinhood").is_none(), "the group that had read everything missed nothing");
+    end(run, "records deleted and repaired");
 }

@@ -23,7 +23,7 @@ fn kill_twenty_times(name: &str, options: &Options) {
 
 #[test]
 fn nothing_is_lost_twice_or_out_of_order_when_the_transactional_bridge_is_killed_twenty_times() {
-    let options = Options { groups: vec!["robinhood", "lake"], batch_max_age: "5s", ..Options::default() };
+    let options = Options { groups: vec!["robinhood", "lake"], batch_max_age: "10s", ..Options::default() };
     kill_twenty_times("kills", &options);
 }
 
@@ -32,7 +32,7 @@ fn nothing_is_lost_when_the_idempotent_bridge_is_killed_twenty_times() {
     let options = Options {
         delivery: "idempotent",
         groups: vec!["robinhood", "lake"],
-        batch_max_age: "5s",
+        batch_max_age: "10s",
         linger_ms: 500,
         ..Options::default()
     };

@@ -98,7 +98,8 @@ fn reused_indexes_are_told_apart_when_the_prefetch_hides_the_crash_behind_a_stal
     run.cleared_beyond(8000);
 
     // when the MDT crashes while the kernel still has prefetched records for a reader that waits for the broker
-    crash_uncommitted(&mut run, Crash { length: Length::Longer, ..Crash::default() }, |run| {
+    // and is away for as long as a very quick one
+    crash_uncommitted(&mut run, Crash { down_s: 2.5, length: Length::Longer, ..Crash::default() }, |run| {
         run.broker.stop();
         wait::until_true("the bridge no longer reads", PATIENCE, || {
             let read = || run.bridge.running(1).map(|mdts| mdts[0].read);

@@ -78,19 +78,25 @@ impl GroupProgress {
     }
 
     /// Takes the broker's answer: this group's committed positions with the topic's low marks and ends, which were
-    /// asked for after the positions.
-    pub fn observe(&mut self, committed: &Offsets, low: &[u64], end: &[u64]) {
+    /// asked for after the positions. `ended(partition, offset)`: that partition certainly never held a record at or
+    /// behind this offset when the low marks were asked for.
+    pub fn observe(&mut self, committed: &Offsets, low: &[u64], end: &[u64], ended: impl Fn(usize, u64) -> bool) {
         self.seen = committed.clone();
         for (p, partition) in (0..self.believed.len()).zip(0u32..) {
             let now = committed.get(p).copied().flatten();
             let low = low.get(p).copied().unwrap_or(0);
             let end = end.get(p).copied().unwrap_or(0);
             let was = self.believed[p];
+            // Once what is believed is not below the start, a position below it stands for the start: there the group
+            // goes on reading.
+            let now = if was.is_some_and(|was| was >= low) { now.map(|now| now.max(low)) } else { now };
             // Only a command ends these: what happened meanwhile does not show in the positions.
             if self.holds[p].is_some_and(|h| !h.heals()) {
                 continue;
             }
             let hold = match (was, now) {
+                // Deleted up to the end, a partition starts behind control records that no group ever commits.
+                (Some(was), Some(_)) if was < low && ended(p, was) => None,
                 (Some(was), _) if was < low => Some(Hold::Evicted { partition, at: was, low }),
                 (None, None) => Some(Hold::NoFirstPosition { partition }),
                 (Some(was), None) => Some(Hold::PositionsVanished { partition, was }),
@@ -99,7 +105,7 @@ impl GroupProgress {
                 (_, Some(_)) => None,
             };
             if hold.is_none() {
-                self.believed[p] = now;
+                self.believed[p] = now.map(|now| now.max(was.map_or(0, |_| low)));
             }
             self.holds[p] = hold;
         }
@@ -206,5 +212,74 @@ impl GroupProgress {
     #[must_use]
     pub fn released(&self) -> u64 {
         self.released
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clbridge_sinks::{MdtSelection, Policy, StartAt};
+
+    fn unknown(_partition: usize, _offset: u64) -> bool {
+        false
+    }
+
+    /// A group that has committed 100 of a partition whose records below 150 were deleted since; it has no members.
+    fn evicted() -> GroupProgress {
+        let spec = GroupSpec {
+            name: "lake".into(),
+            mdts: MdtSelection::default(),
+            feed: None,
+            from: StartAt::Oldest,
+            policy: Policy::Hold,
+            accept: 0,
+            repair: 0,
+            by_pattern: false,
+        };
+        let mut group = GroupProgress::registered(spec, vec![Some(0)], 0);
+        group.observe(&vec![Some(100)], &[0], &[200], unknown);
+        assert_eq!(group.hold(), None);
+        group.observe(&vec![Some(100)], &[150], &[200], unknown);
+        assert_eq!(group.hold(), Some(Hold::Evicted { partition: 0, at: 100, low: 150 }));
+        group
+    }
+
+    #[test]
+    fn after_a_repair_a_group_that_has_not_come_back_yet_does_not_count_as_gone_back() {
+        let mut group = evicted();
+        group.repaired(1, "repair".into(), vec![50], 0);
+        group.observe(&vec![Some(100)], &[150], &[200], unknown);
+        assert_eq!((group.hold(), group.believed()), (None, &[Some(150)][..]));
+        assert!(group.frozen(), "its repair topic is unread");
+        group.observe_repair("repair", &vec![Some(50)]);
+        group.observe(&vec![Some(180)], &[150], &[200], unknown);
+        assert_eq!((group.frozen(), group.believed(), group.gaps), (false, &[Some(180)][..], 0));
+    }
+
+    #[test]
+    fn after_an_accept_a_group_that_has_not_come_back_yet_does_not_count_as_gone_back() {
+        let mut group = evicted();
+        group.accept(1, &[150], &[200]);
+        group.observe(&vec![Some(100)], &[150], &[200], unknown);
+        assert_eq!((group.hold(), group.believed(), group.gaps), (None, &[Some(150)][..], 50));
+    }
+
+    #[test]
+    fn what_is_deleted_after_a_repair_is_evicted_again() {
+        let mut group = evicted();
+        group.repaired(1, "repair".into(), vec![50], 0);
+        group.observe(&vec![Some(100)], &[170], &[200], unknown);
+        assert_eq!(group.hold(), Some(Hold::Evicted { partition: 0, at: 150, low: 170 }));
+    }
+
+    #[test]
+    fn a_group_that_had_read_every_record_misses_nothing_when_all_are_deleted() {
+        let mut group = evicted();
+        group.accept(1, &[150], &[200]);
+        group.observe(&vec![Some(198)], &[150], &[200], unknown);
+        group.observe(&vec![Some(198)], &[200], &[200], |_, offset| offset >= 198);
+        assert_eq!((group.hold(), group.believed()), (None, &[Some(200)][..]));
+        group.observe(&vec![Some(198)], &[200], &[210], unknown);
+        assert_eq!(group.hold(), None);
     }
 }

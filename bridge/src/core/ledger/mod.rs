@@ -132,9 +132,12 @@ impl Ledger {
         }
     }
 
-    /// Takes the broker's answer about all groups and raises the floors.
-    pub fn observe(&mut self, progress: &Progress) {
+    /// Takes the broker's answer about all groups and raises the floors. `read`: the newest record that was given to
+    /// the publisher by now.
+    pub fn observe(&mut self, progress: &Progress, read: u64) {
         let frontier = self.frontier;
+        // With nothing on its way, every record that the broker had when it answered is known here.
+        let settled = frontier >= read;
         for t in &mut self.topics {
             for g in t.groups.values_mut() {
                 if let Some(name) = g.repair_topic().map(str::to_owned)
@@ -146,9 +149,12 @@ impl Ledger {
             let Some(p) = progress.topics.get(&t.topic.name) else { continue };
             t.low.clone_from(&p.low);
             t.end.clone_from(&p.end);
+            let partitions = &t.partitions;
             for g in t.groups.values_mut() {
                 if let Some(committed) = p.groups.get(&g.spec.name) {
-                    g.observe(committed, &p.low, &p.end);
+                    g.observe(committed, &p.low, &p.end, |p, offset| {
+                        settled && partitions[p].last_offset().is_some_and(|last| last < offset)
+                    });
                     let accept = g.spec.accept;
                     if accept > g.applied().0 {
                         g.accept(accept, &p.low, &p.end);

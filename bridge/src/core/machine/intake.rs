@@ -61,7 +61,7 @@ impl Core {
             }
         }
         let before: Vec<Option<Hold>> = self.ledger.groups().map(|(_, g)| g.hold()).collect();
-        self.ledger.observe(p);
+        self.ledger.observe(p, self.read);
         let (timeline, frontier) = (&self.timeline, self.ledger.frontier());
         self.ledger.release(|g| match g.spec.policy {
             Policy::Hold => 0,
