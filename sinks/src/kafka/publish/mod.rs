@@ -6,10 +6,13 @@
 //! Records wait in one arena a partition, since handing them over in one call a partition costs half of one call a
 //! record. Nothing is reported durable from a delivery report alone unless the mode has no transactions.
 
+mod durable;
+mod handover;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use clbridge_schemas::ids::RecordId;
@@ -17,29 +20,18 @@ use clbridge_schemas::ids::RecordId;
 use super::commit::{Answers, Job, STATE_KEY, STATE_TAG, spawn};
 use super::config::{Delivery, KafkaConfig, MESSAGE_OVERHEAD};
 use super::native::{Arena, NativeError, Producer};
-use super::slot::{SEQ_BITS, Slot, Wrong};
+use super::slot::{SEQ_BITS, Slot};
 use super::sort;
 use crate::error::{Refused, SinkError};
 use crate::state::{STATE_MAX_BYTES, State};
-use crate::topic::{Position, Topic};
+use crate::topic::Topic;
 use crate::traits::{Durable, Message, Publisher};
+use durable::Sealed;
 
 /// Records of one partition that are handed over together at once; fewer only when the caller polls.
 const HAND_OVER: usize = 256;
 /// Every so many records of a partition one is reported with its place.
 const SAMPLE: u64 = 256;
-
-/// A sealed batch that is not durable yet.
-struct Sealed {
-    frontier: Option<RecordId>,
-    state: Option<u64>,
-    /// Messages and their bytes.
-    size: (u64, u64),
-    /// In transactional mode: nothing is left to be committed.
-    committed: bool,
-    /// Number of messages published before the seal, by slot.
-    until: Vec<u64>,
-}
 
 /// Where the transaction stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,196 +180,6 @@ impl KafkaPublisher {
         let e = self.records.fatal().unwrap_or_else(|| e.clone());
         let sorted = sort(format!("{}: {doing}", self.what), &e);
         self.fail(sorted)
-    }
-
-    /// Whether librdkafka may be given messages now.
-    fn may_hand_over(&self) -> bool {
-        !self.transactional || matches!(self.phase, Phase::Idle | Phase::Open)
-    }
-
-    fn begin(&mut self) -> Result<(), SinkError> {
-        if self.transactional && self.phase == Phase::Idle {
-            self.records.begin().map_err(|e| self.native("begin", &e))?;
-            self.phase = Phase::Open;
-        }
-        Ok(())
-    }
-
-    /// Hands over one slot's arena if it fits; false if it must wait.
-    fn hand_over(&mut self, slot: usize) -> Result<bool, SinkError> {
-        let s = &self.slots[slot];
-        if s.arena.is_empty() {
-            return Ok(true);
-        }
-        let cost = s.arena.bytes() + s.arena.len() * MESSAGE_OVERHEAD;
-        if self.handed > 0 && self.handed + cost > self.handed_limit {
-            return Ok(false);
-        }
-        self.begin()?;
-        let s = &mut self.slots[slot];
-        let count = s.arena.len() as u64;
-        let taken = self.records.produce(usize::from(s.topic.0), s.partition, &mut s.arena);
-        s.handed.push_back((s.published, cost));
-        self.in_arenas -= cost;
-        self.handed += cost;
-        self.outstanding += count;
-        taken.map_err(|e| self.native("produce", &e))?;
-        Ok(true)
-    }
-
-    fn hand_over_all(&mut self) -> Result<bool, SinkError> {
-        while let Some(slot) = self.waiting.front().copied() {
-            if !self.hand_over(slot)? {
-                return Ok(false);
-            }
-            self.waiting.pop_front();
-        }
-        Ok(true)
-    }
-
-    /// Takes delivery reports, waiting at most `wait_ms` for the first.
-    fn serve(&mut self, wait_ms: u32) -> Result<(), SinkError> {
-        let (slots, transactional) = (&mut self.slots, self.transactional);
-        let (mut count, mut freed, mut wrong) = (0u64, 0usize, None);
-        let served = self.records.serve(wait_ms, &mut |r| {
-            count += 1;
-            let taken = if r.tag == STATE_TAG {
-                r.error.map_or(Ok(0), |code| Err(Wrong::Undelivered(code)))
-            } else {
-                slots[(r.tag >> SEQ_BITS) as usize].take(&r, transactional)
-            };
-            match taken {
-                Ok(cost) => freed += cost,
-                Err(e) => wrong = wrong.take().or(Some(e)),
-            }
-        });
-        self.outstanding -= count;
-        self.handed -= freed;
-        served.map_err(|e| self.native("deliver", &e))?;
-        match wrong {
-            None => Ok(()),
-            Some(Wrong::Undelivered(code)) => {
-                let e = NativeError::from(rdkafka::error::KafkaError::MessageProduction(code));
-                Err(self.native("deliver", &e))
-            }
-            Some(Wrong::Gap(why)) => {
-                let e = SinkError::Unavailable { what: self.what.clone(), why };
-                Err(self.fail(e))
-            }
-            Some(Wrong::Fell(why)) => {
-                let e = SinkError::Mismatch {
-                    what: self.what.clone(),
-                    why,
-                    hint: "the topic was recreated or the broker lost records: see `clbridge status`, then `clbridge reset`"
-                        .to_owned(),
-                };
-                Err(self.fail(e))
-            }
-        }
-    }
-
-    /// Moves the transaction on as far as it goes without waiting.
-    fn advance(&mut self) -> Result<(), SinkError> {
-        if self.may_hand_over() || self.sealing {
-            let all = self.hand_over_all()?;
-            if all && self.sealing {
-                self.hand_over_state()?;
-                self.sealing = false;
-            }
-        }
-        if self.phase == Phase::Flushing && !self.sealing && self.outstanding == 0 {
-            self.phase = Phase::Committing;
-            self.submit(Job::Commit)?;
-        }
-        Ok(())
-    }
-
-    /// State goes last into its batch.
-    fn hand_over_state(&mut self) -> Result<(), SinkError> {
-        let count = self.state_arena.len() as u64;
-        if count > 0 {
-            let taken = self.records.produce(self.state_topic, 0, &mut self.state_arena);
-            taken.map_err(|e| self.native("produce State", &e))?;
-            self.outstanding += count;
-        }
-        Ok(())
-    }
-
-    fn delivered_until(&self, batch: &Sealed) -> bool {
-        self.slots.iter().zip(&batch.until).all(|(s, until)| s.delivered >= *until)
-    }
-
-    fn submit(&mut self, job: Job) -> Result<(), SinkError> {
-        if self.jobs.send(job).is_err() {
-            let e = SinkError::Unavailable { what: self.what.clone(), why: "the commit thread ended".to_owned() };
-            return Err(self.fail(e));
-        }
-        Ok(())
-    }
-
-    /// Takes the commit thread's answer, waiting at most `wait`.
-    fn answered(&mut self, wait: Duration) -> Result<bool, SinkError> {
-        match self.answers.recv_timeout(wait) {
-            Ok(Ok(())) => Ok(true),
-            Ok(Err(e)) => Err(self.native(if self.transactional { "commit" } else { "write State" }, &e)),
-            Err(RecvTimeoutError::Timeout) => Ok(false),
-            Err(RecvTimeoutError::Disconnected) => {
-                let e = SinkError::Unavailable { what: self.what.clone(), why: "the commit thread ended".to_owned() };
-                Err(self.fail(e))
-            }
-        }
-    }
-
-    fn committed(&mut self) {
-        self.phase = Phase::Idle;
-        if let Some(batch) = self.sealed.front_mut() {
-            batch.committed = true;
-        }
-    }
-
-    /// Reports what the last answer or the last delivery reports made durable; true if there was anything.
-    fn report(&mut self, durable: &mut dyn FnMut(Durable)) -> bool {
-        let mut any = false;
-        if !self.transactional {
-            any |= self.report_places(durable);
-        }
-        while let Some(batch) = self.sealed.front() {
-            let done = if self.transactional { batch.committed } else { self.delivered_until(batch) };
-            if !done {
-                break;
-            }
-            if self.transactional {
-                self.report_places(durable);
-            }
-            let Some(batch) = self.sealed.pop_front() else {
-                break;
-            };
-            self.undurable.0 -= batch.size.0;
-            self.undurable.1 -= batch.size.1;
-            if let Some(frontier) = batch.frontier {
-                durable(Durable::Frontier(frontier));
-            }
-            if let Some(number) = batch.state {
-                durable(Durable::State(number));
-            }
-            any = true;
-        }
-        any
-    }
-
-    fn report_places(&mut self, durable: &mut dyn FnMut(Durable)) -> bool {
-        let mut any = false;
-        for s in &mut self.slots {
-            for (offset, id) in s.places.drain(..) {
-                any = true;
-                durable(Durable::At {
-                    topic: s.topic,
-                    at: Position { partition: s.partition, offset: offset as u64 },
-                    id,
-                });
-            }
-        }
-        any
     }
 
     fn encode(&self, state: &State) -> Result<Vec<u8>, SinkError> {

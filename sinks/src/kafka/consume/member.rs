@@ -1,7 +1,4 @@
-//! The other side: members of groups, and ephemeral readers.
-//!
-//! A member commits only what `done` was called for, and never moves a position back: records of a partition that
-//! was taken away meanwhile are somebody else's by then.
+//! A member of a group. It commits only what `done` was called for, and never moves a position back.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,56 +8,14 @@ use async_trait::async_trait;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
-use clbridge_schemas::ids::MdtName;
-
-use super::config::KafkaConfig;
-use super::native::{Place, positions};
-use super::{client_error, sort, sort_kafka};
+use super::super::config::KafkaConfig;
+use super::super::native::{Place, positions};
+use super::super::{client_error, sort, sort_kafka};
+use super::{Subscription, blocking, consumed, passing};
 use crate::error::SinkError;
-use crate::registry::MdtSelection;
-use crate::topic::Position;
-use crate::traits::{Batch, Consumed, Consumer};
-
-/// What a consumer takes. MDTs that appear later are taken too, within some seconds.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Subscription {
-    /// The MDTs.
-    pub mdts: MdtSelection,
-    /// The feed; `None` is the default feed.
-    pub feed: Option<String>,
-}
-
-impl Subscription {
-    /// The topics as a pattern of librdkafka; with `group` those of its repairs too.
-    fn pattern(&self, config: &KafkaConfig, group: Option<&str>) -> String {
-        let mdts = match &self.mdts {
-            MdtSelection::All => "[A-Za-z0-9_-]+-MDT[0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f]".to_owned(),
-            MdtSelection::List(l) => {
-                format!("({})", l.iter().map(MdtName::as_str).map(escape).collect::<Vec<_>>().join("|"))
-            }
-        };
-        let feed = self.feed.as_deref().map(|f| format!("\\.{}", escape(f))).unwrap_or_default();
-        let repair = group.map(|g| format!("(\\.repair\\.{})?", escape(g))).unwrap_or_default();
-        format!("^{}\\.{mdts}{feed}{repair}$", escape(&config.topic_prefix))
-    }
-
-    /// Whether a topic is among them.
-    fn takes(&self, config: &KafkaConfig, topic: &str) -> bool {
-        let rest = topic.strip_prefix(&config.topic_prefix).and_then(|r| r.strip_prefix('.'));
-        let Some(rest) = rest else { return false };
-        let (mdt, feed) = rest.split_once('.').map_or((rest, None), |(m, f)| (m, Some(f)));
-        feed == self.feed.as_deref() && mdt.parse::<MdtName>().is_ok_and(|m| self.mdts.takes(&m))
-    }
-}
-
-fn escape(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| (!c.is_ascii_alphanumeric() && c != '_' && c != '-').then_some('\\').into_iter().chain([c]))
-        .collect()
-}
+use crate::traits::{Batch, Consumer};
 
 /// How soon a new topic is noticed, milliseconds.
 const METADATA_MS: &str = "2000";
@@ -94,7 +49,7 @@ impl ConsumerContext for Context {
 }
 
 /// A member of a group.
-pub(super) struct Member {
+pub(in crate::kafka) struct Member {
     inner: Arc<MemberInner>,
 }
 
@@ -108,7 +63,7 @@ struct MemberInner {
 }
 
 impl Member {
-    pub(super) fn new(config: &KafkaConfig, group: &str, what: &Subscription) -> Result<Self, SinkError> {
+    pub(in crate::kafka) fn new(config: &KafkaConfig, group: &str, what: &Subscription) -> Result<Self, SinkError> {
         let handed = Handed::default();
         let mut c = config.client()?;
         c.set("group.id", group)
@@ -271,122 +226,6 @@ fn rebalancing(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// A reader that belongs to no group.
-pub(super) struct Ephemeral {
-    inner: Arc<Mutex<EphemeralInner>>,
-}
-
-struct EphemeralInner {
-    config: KafkaConfig,
-    what: Subscription,
-    consumer: BaseConsumer,
-    assigned: BTreeMap<String, usize>,
-    looked: Option<Instant>,
-}
-
-impl Ephemeral {
-    pub(super) fn new(config: &KafkaConfig, what: &Subscription, uncommitted: bool) -> Result<Self, SinkError> {
-        let mut c = config.reader(!uncommitted)?;
-        // What lies before a partition's start is not for this reader, so it may begin wherever there is something.
-        c.set("enable.partition.eof", "false").set("auto.offset.reset", "earliest");
-        let mut inner = EphemeralInner {
-            config: config.clone(),
-            what: what.clone(),
-            consumer: c.create().map_err(|e| client_error(config, &e))?,
-            assigned: BTreeMap::new(),
-            looked: None,
-        };
-        inner.look()?;
-        Ok(Self { inner: Arc::new(Mutex::new(inner)) })
-    }
-}
-
-impl EphemeralInner {
-    /// Takes what is there from its end on, and what has come since from its beginning.
-    fn look(&mut self) -> Result<(), SinkError> {
-        let what = "ephemeral reader";
-        if self.looked.is_some_and(|l| l.elapsed() < Duration::from_secs(2)) {
-            return Ok(());
-        }
-        let first = self.looked.replace(Instant::now()).is_none();
-        let metadata = match self.consumer.fetch_metadata(None, self.config.request_timeout()) {
-            Ok(m) => m,
-            Err(e) if first => return Err(sort_kafka(what, e)),
-            // The client goes on trying by itself; new topics are noticed afterwards.
-            Err(_) => return Ok(()),
-        };
-        let mut places = Vec::new();
-        for topic in metadata.topics().iter().filter(|t| self.what.takes(&self.config, t.name())) {
-            let known = self.assigned.entry(topic.name().to_owned()).or_default();
-            for p in *known..topic.partitions().len() {
-                let from = if first {
-                    let end = self
-                        .consumer
-                        .fetch_watermarks(topic.name(), p as i32, self.config.request_timeout())
-                        .map_err(|e| sort_kafka(what, e))?
-                        .1;
-                    u64::try_from(end).unwrap_or(0)
-                } else {
-                    0
-                };
-                places.push(((topic.name().to_owned(), p as u32), from));
-            }
-            *known = topic.partitions().len().max(*known);
-        }
-        if !places.is_empty() {
-            let list = positions(&places).map_err(|e| sort(what, &e))?;
-            self.consumer.incremental_assign(&list).map_err(|e| sort_kafka(what, e))?;
-        }
-        Ok(())
-    }
-
-    fn next(&mut self, max: usize, wait: Duration) -> Result<Batch, SinkError> {
-        let mut batch = Batch::default();
-        let until = Instant::now() + wait;
-        while batch.records.len() < max {
-            self.look()?;
-            let left =
-                if batch.records.is_empty() { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
-            match self.consumer.poll(left.min(Duration::from_millis(500))) {
-                Some(Ok(m)) => batch.records.push(consumed(&m)),
-                Some(Err(e)) => passing("ephemeral reader", e)?,
-                None if !batch.records.is_empty() || left.is_zero() => break,
-                None => {}
-            }
-        }
-        Ok(batch)
-    }
-}
-
-fn consumed(m: &BorrowedMessage<'_>) -> Consumed {
-    Consumed {
-        topic: m.topic().to_owned(),
-        at: Position { partition: m.partition() as u32, offset: m.offset() as u64 },
-        key: m.key().map(<[u8]>::to_vec),
-        payload: m.payload().unwrap_or_default().to_vec(),
-    }
-}
-
-/// Lets pass what librdkafka mends by itself.
-fn passing(what: &str, e: KafkaError) -> Result<(), SinkError> {
-    match e {
-        KafkaError::MessageConsumption(
-            RDKafkaErrorCode::AllBrokersDown
-            | RDKafkaErrorCode::BrokerTransportFailure
-            | RDKafkaErrorCode::Resolve
-            | RDKafkaErrorCode::OperationTimedOut
-            | RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::NotCoordinator
-            | RDKafkaErrorCode::CoordinatorNotAvailable
-            | RDKafkaErrorCode::CoordinatorLoadInProgress,
-        ) => {
-            tracing::debug!(what, error = %e, "passing client error");
-            Ok(())
-        }
-        e => Err(sort_kafka(what, e)),
-    }
-}
-
 /// Positions behind the last record of each partition.
 fn ends(batch: &Batch) -> Vec<(Place, u64)> {
     let mut ends: BTreeMap<Place, u64> = BTreeMap::new();
@@ -395,22 +234,6 @@ fn ends(batch: &Batch) -> Vec<(Place, u64)> {
         *end = (*end).max(r.at.offset + 1);
     }
     ends.into_iter().collect()
-}
-
-/// Runs `f` where blocking is allowed.
-async fn blocking<T: Send + 'static>(
-    f: impl FnOnce() -> Result<T, SinkError> + Send + 'static,
-) -> Result<T, SinkError> {
-    match tokio::task::spawn_blocking(f).await {
-        Ok(result) => result,
-        Err(e) => match e.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(e) => Err(SinkError::Unavailable {
-                what: "consumer".to_owned(),
-                why: format!("the runtime is shutting down: {e}"),
-            }),
-        },
-    }
 }
 
 #[async_trait]
@@ -423,40 +246,5 @@ impl Consumer for Member {
     async fn done(&mut self, batch: &Batch) -> Result<(), SinkError> {
         let (inner, ends) = (Arc::clone(&self.inner), ends(batch));
         blocking(move || inner.done(&ends)).await
-    }
-}
-
-#[async_trait]
-impl Consumer for Ephemeral {
-    async fn next(&mut self, max: usize, wait: Duration) -> Result<Batch, SinkError> {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || inner.lock().unwrap_or_else(PoisonError::into_inner).next(max, wait)).await
-    }
-
-    async fn done(&mut self, _: &Batch) -> Result<(), SinkError> {
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_subscription_takes_its_mdts_and_its_feed_only() {
-        let config = KafkaConfig::default();
-        let all = Subscription::default();
-        assert!(all.takes(&config, "lustre.my-fs-MDT0003"));
-        for other in ["lustre.my-fs-MDT0003.slow", "lustre.my-fs-MDT0003.repair.g", "lustre.x", "other.my-fs-MDT0003"] {
-            assert!(!all.takes(&config, other), "{other}");
-        }
-        let one = Subscription {
-            mdts: MdtSelection::List(vec!["a-MDT0000".parse().unwrap()]),
-            feed: Some("slow".to_owned()),
-        };
-        assert!(one.takes(&config, "lustre.a-MDT0000.slow"));
-        assert!(!one.takes(&config, "lustre.a-MDT0001.slow"));
-        assert_eq!(one.pattern(&config, Some("g.1")), "^lustre\\.(a-MDT0000)\\.slow(\\.repair\\.g\\.1)?$");
     }
 }

@@ -1,0 +1,126 @@
+//! The other side: members of groups, and ephemeral readers.
+//!
+//! A member commits only what `done` was called for, and never moves a position back: records of a partition that
+//! was taken away meanwhile are somebody else's by then.
+
+mod ephemeral;
+mod member;
+
+use clbridge_schemas::ids::MdtName;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+
+use super::config::KafkaConfig;
+use super::sort_kafka;
+use crate::error::SinkError;
+use crate::registry::MdtSelection;
+use crate::topic::Position;
+use crate::traits::Consumed;
+pub(super) use ephemeral::Ephemeral;
+pub(super) use member::Member;
+
+/// What a consumer takes. MDTs that appear later are taken too, within some seconds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Subscription {
+    /// The MDTs.
+    pub mdts: MdtSelection,
+    /// The feed; `None` is the default feed.
+    pub feed: Option<String>,
+}
+
+impl Subscription {
+    /// The topics as a pattern of librdkafka; with `group` those of its repairs too.
+    fn pattern(&self, config: &KafkaConfig, group: Option<&str>) -> String {
+        let mdts = match &self.mdts {
+            MdtSelection::All => "[A-Za-z0-9_-]+-MDT[0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f]".to_owned(),
+            MdtSelection::List(l) => {
+                format!("({})", l.iter().map(MdtName::as_str).map(escape).collect::<Vec<_>>().join("|"))
+            }
+        };
+        let feed = self.feed.as_deref().map(|f| format!("\\.{}", escape(f))).unwrap_or_default();
+        let repair = group.map(|g| format!("(\\.repair\\.{})?", escape(g))).unwrap_or_default();
+        format!("^{}\\.{mdts}{feed}{repair}$", escape(&config.topic_prefix))
+    }
+
+    /// Whether a topic is among them.
+    fn takes(&self, config: &KafkaConfig, topic: &str) -> bool {
+        let rest = topic.strip_prefix(&config.topic_prefix).and_then(|r| r.strip_prefix('.'));
+        let Some(rest) = rest else { return false };
+        let (mdt, feed) = rest.split_once('.').map_or((rest, None), |(m, f)| (m, Some(f)));
+        feed == self.feed.as_deref() && mdt.parse::<MdtName>().is_ok_and(|m| self.mdts.takes(&m))
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| (!c.is_ascii_alphanumeric() && c != '_' && c != '-').then_some('\\').into_iter().chain([c]))
+        .collect()
+}
+
+fn consumed(m: &BorrowedMessage<'_>) -> Consumed {
+    Consumed {
+        topic: m.topic().to_owned(),
+        at: Position { partition: m.partition() as u32, offset: m.offset() as u64 },
+        key: m.key().map(<[u8]>::to_vec),
+        payload: m.payload().unwrap_or_default().to_vec(),
+    }
+}
+
+/// Lets pass what librdkafka mends by itself.
+fn passing(what: &str, e: KafkaError) -> Result<(), SinkError> {
+    match e {
+        KafkaError::MessageConsumption(
+            RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::Resolve
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::NotCoordinator
+            | RDKafkaErrorCode::CoordinatorNotAvailable
+            | RDKafkaErrorCode::CoordinatorLoadInProgress,
+        ) => {
+            tracing::debug!(what, error = %e, "passing client error");
+            Ok(())
+        }
+        e => Err(sort_kafka(what, e)),
+    }
+}
+
+/// Runs `f` where blocking is allowed.
+async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, SinkError> + Send + 'static,
+) -> Result<T, SinkError> {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(result) => result,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(e) => Err(SinkError::Unavailable {
+                what: "consumer".to_owned(),
+                why: format!("the runtime is shutting down: {e}"),
+            }),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_subscription_takes_its_mdts_and_its_feed_only() {
+        let config = KafkaConfig::default();
+        let all = Subscription::default();
+        assert!(all.takes(&config, "lustre.my-fs-MDT0003"));
+        for other in ["lustre.my-fs-MDT0003.slow", "lustre.my-fs-MDT0003.repair.g", "lustre.x", "other.my-fs-MDT0003"] {
+            assert!(!all.takes(&config, other), "{other}");
+        }
+        let one = Subscription {
+            mdts: MdtSelection::List(vec!["a-MDT0000".parse().unwrap()]),
+            feed: Some("slow".to_owned()),
+        };
+        assert!(one.takes(&config, "lustre.a-MDT0000.slow"));
+        assert!(!one.takes(&config, "lustre.a-MDT0001.slow"));
+        assert_eq!(one.pattern(&config, Some("g.1")), "^lustre\\.(a-MDT0000)\\.slow(\\.repair\\.g\\.1)?$");
+    }
+}
