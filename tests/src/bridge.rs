@@ -21,8 +21,10 @@ pub const PARTITIONS: u32 = 4;
 pub struct Options {
     /// `transactional` or `idempotent`.
     pub delivery: &'static str,
-    /// Persistent groups, by their short names.
+    /// Persistent groups, by their short names; `GROUP@FEED` takes another feed than the default one.
     pub groups: Vec<&'static str>,
+    /// Further feeds: name, types, schema version.
+    pub feeds: Vec<(&'static str, &'static [&'static str], u32)>,
     /// When a batch is sealed at the latest; it is sealed after a tenth of it when the input runs dry.
     pub batch_max_age: &'static str,
     /// librdkafka's linger.
@@ -40,6 +42,7 @@ impl Default for Options {
         Self {
             delivery: "transactional",
             groups: vec!["robinhood"],
+            feeds: Vec::new(),
             batch_max_age: "50ms",
             linger_ms: 5,
             memory: "128MiB",
@@ -111,8 +114,15 @@ memory_bytes = {sink_memory}
 "#,
             address = sim.address(),
         );
+        for (feed, types, version) in &options.feeds {
+            let _ = write!(text, "\n[feeds.{feed}]\ntypes = {types:?}\nschema_version = {version}\npartitions = 2\n");
+        }
         for group in &options.groups {
+            let (group, feed) = group.split_once('@').map_or((*group, None), |(group, feed)| (group, Some(feed)));
             let _ = write!(text, "\n[groups.{name}-{group}]\nfrom = \"oldest\"\n");
+            if let Some(feed) = feed {
+                let _ = writeln!(text, "feed = {feed:?}");
+            }
         }
         let config = scene.dir().join("clbridge.toml");
         std::fs::write(&config, text).unwrap();

@@ -15,8 +15,10 @@ pub struct Case {
     pub oracles: Vec<(String, PathBuf)>,
     /// Members' logs.
     pub members: PathBuf,
-    /// Persistent groups.
+    /// Persistent groups, `NAME` or `NAME@FEED`.
     pub groups: Vec<String>,
+    /// Further feeds, `NAME=TYPE,TYPE`.
+    pub feeds: Vec<String>,
     /// Groups that need not have finished.
     pub unfinished: Vec<String>,
     /// Name of the fault in the report.
@@ -44,6 +46,9 @@ impl Case {
         command.arg("--members").arg(&self.members);
         for group in &self.groups {
             command.args(["--group", group]);
+        }
+        for feed in &self.feeds {
+            command.args(["--feed", feed]);
         }
         for group in &self.unfinished {
             command.args(["--unfinished", group]);

@@ -27,6 +27,8 @@ pub struct Run {
     pub broker: Broker,
     /// Names and files.
     pub scene: Scene,
+    /// Groups, by their short names, that a pattern brings in.
+    pub joined_by_pattern: Vec<&'static str>,
     options: Options,
     joined: u32,
 }
@@ -46,7 +48,16 @@ impl Run {
         let broker = broker(&scene);
         let sim = Sim::start(&scene, mdts);
         let bridge = Bridge::new(&scene, &sim, broker.bootstrap(), options);
-        Self { members: Vec::new(), bridge, sim, broker, scene, options: options.clone(), joined: 0 }
+        Self {
+            members: Vec::new(),
+            bridge,
+            sim,
+            broker,
+            scene,
+            joined_by_pattern: Vec::new(),
+            options: options.clone(),
+            joined: 0,
+        }
     }
 
     /// The full name of a group.
@@ -59,7 +70,8 @@ impl Run {
         format!("{}.{mdt}", self.scene.name())
     }
 
-    fn topics(&self) -> String {
+    /// The record topics of all MDTs in the default feed.
+    pub fn topics(&self) -> String {
         self.sim.mdts().iter().map(|m| self.topic(m)).collect::<Vec<_>>().join(",")
     }
 
@@ -139,7 +151,8 @@ impl Run {
             prefix: format!("{}.", self.scene.name()),
             oracles: self.sim.mdts().iter().map(|m| (m.clone(), self.sim.oracle(m))).collect(),
             members: self.scene.dir().join("members"),
-            groups: self.options.groups.iter().map(|g| self.group(g)).collect(),
+            groups: self.options.groups.iter().chain(&self.joined_by_pattern).map(|g| self.group(g)).collect(),
+            feeds: self.options.feeds.iter().map(|(name, types, _)| format!("{name}={}", types.join(","))).collect(),
             unfinished: Vec::new(),
             fault: fault.to_owned(),
             sink: match self.options.delivery {

@@ -29,19 +29,29 @@ impl Sim {
     /// Serves `count` MDTs, each with the changelog user `cl1`.
     pub fn start(scene: &Scene, count: usize) -> Self {
         let dir = scene.dir().join("sim");
-        let mdts: Vec<String> = (0..count).map(|n| format!("lustre-MDT{n:04x}")).collect();
-        let (data, control) =
-            (format!("unix:{}", dir.join("data").display()), format!("unix:{}", dir.join("control").display()));
+        let address = |name: &str| format!("unix:{}", dir.join(name).display());
+        let (data, control) = (address("data"), address("control").parse().unwrap());
+        let mut sim = Self { process: None, dir, control, data, mdts: Vec::new() };
+        sim.serve(scene, count);
+        sim
+    }
+
+    /// Ends the server and starts it again with `count` MDTs: those that it had, and new ones.
+    pub fn restart_with(&mut self, scene: &Scene, count: usize) {
+        self.stop();
+        self.serve(scene, count);
+    }
+
+    fn serve(&mut self, scene: &Scene, count: usize) {
+        self.mdts = (0..count).map(|n| format!("lustre-MDT{n:04x}")).collect();
         let mut command = Command::new(scene.bin("mdt-sim"));
-        command.arg("serve").arg("--dir").arg(&dir).args(["--listen", &data, "--control", &control, "--register"]);
-        command.args(["--commit-interval-ms", &COMMIT_MS.to_string()]);
-        for mdt in &mdts {
+        command.arg("serve").arg("--dir").arg(&self.dir).args(["--listen", &self.data, "--register"]);
+        command.args(["--control", &self.control.to_string(), "--commit-interval-ms", &COMMIT_MS.to_string()]);
+        for mdt in &self.mdts {
             command.args(["--mdt", mdt]);
         }
-        let process = Process::start("mdt-sim", command, &scene.log("mdt-sim"));
-        let control: Addr = control.parse().unwrap();
-        wait::until_true("mdt-sim takes commands", Duration::from_secs(20), || Control::connect(&control).is_ok());
-        Self { process: Some(process), dir, control, data, mdts }
+        self.process = Some(Process::start("mdt-sim", command, &scene.log("mdt-sim")));
+        wait::until_true("mdt-sim takes commands", Duration::from_secs(20), || Control::connect(&self.control).is_ok());
     }
 
     /// Names of the MDTs.
