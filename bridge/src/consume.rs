@@ -204,7 +204,9 @@ fn json_line(record: &ChangelogRecord, kernel: &mut Vec<u8>, line: &mut Vec<u8>)
 fn write_out(output: &mut Output, batch: &Batch, select: &Selection) -> Result<u64, OutputError> {
     let mut written = 0;
     for consumed in &batch.records {
-        let record = ChangelogRecord::decode(&consumed.payload).map_err(|e| bad(consumed, &e.to_string()))?;
+        let mut record = ChangelogRecord::decode(&consumed.payload).map_err(|e| bad(consumed, &e.to_string()))?;
+        // Below schema version 5 a retraction says what is void beside its payload only.
+        record.retracts = record.retracts.or(consumed.retracts);
         let wanted = select.types.takes(RecordType(record.type_code))
             && (select.mdts.is_empty() || select.mdts.iter().any(|m| m.as_str() == record.mdt));
         if wanted {

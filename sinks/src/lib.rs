@@ -13,6 +13,7 @@ pub mod error;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod registry;
+pub mod retraction;
 pub mod state;
 pub mod topic;
 pub mod traits;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use clbridge_schemas::avro::Retracts;
 use clbridge_schemas::ids::{MdtName, RecordId};
 use clbridge_schemas::lustre::RecordType;
 
@@ -43,7 +44,7 @@ pub struct Message<'a> {
     pub key: Option<&'a [u8]>,
     /// Framed Avro.
     pub payload: &'a [u8],
-    /// Set on a retraction.
+    /// Set on a retraction; goes beside the payload too, which below schema version 5 cannot say it.
     pub retracts: Option<Retraction>,
 }
 
@@ -229,6 +230,8 @@ pub struct Consumed {
     pub key: Option<Vec<u8>>,
     /// Framed Avro.
     pub payload: Vec<u8>,
+    /// On a retraction what it makes void, as it stands beside the payload.
+    pub retracts: Option<Retracts>,
 }
 
 /// Records taken together.

@@ -37,6 +37,8 @@ macro_rules! contract {
                 tails_and_reads_at_positions_are_right_across_holes,
                 reading_back_shows_every_record_above_the_asked_one,
                 a_feed_has_a_topic_of_its_own,
+                a_retraction_says_what_is_void_in_every_schema_version,
+                a_start_finds_a_retraction_at_the_end_for_what_it_is,
             });
             contract!(@each $make, shared: fencing {
                 the_second_recover_fences_the_first_for_good,

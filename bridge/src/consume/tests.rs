@@ -95,6 +95,7 @@ fn fake(types: &[RecordType]) -> (Fake, Vec<String>) {
             at: Position { partition: 0, offset },
             key: None,
             payload,
+            retracts: None,
         }],
     };
     (

@@ -4,15 +4,16 @@
 
 use std::time::{Duration, Instant};
 
-use clbridge_schemas::avro;
+use clbridge_schemas::avro::{self, Retracts};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 
 use super::config::KafkaConfig;
 use super::native::{Place, Where, positions};
 use super::{Shared, client_error, sort, sort_kafka};
 use crate::error::SinkError;
+use crate::retraction::{RETRACTS_HEADER, read_header};
 use crate::topic::{Head, Position, Stored, Topic};
 
 /// A part of a partition: offsets `from..until`.
@@ -27,6 +28,8 @@ pub(super) struct Span {
 pub(super) struct Raw<'a> {
     pub(super) at: Position,
     pub(super) payload: &'a [u8],
+    /// Value of the header that a retraction has.
+    pub(super) retracts: Option<&'a [u8]>,
 }
 
 /// Whether more of a partition is wanted.
@@ -91,7 +94,7 @@ impl Reader {
                         continue;
                     };
                     let go = if at.offset < open[i].until {
-                        each(Raw { at, payload: m.payload().unwrap_or_default() })?
+                        each(Raw { at, payload: m.payload().unwrap_or_default(), retracts: retracts_header(&m) })?
                     } else {
                         Go::Enough
                     };
@@ -127,16 +130,42 @@ impl Reader {
     }
 }
 
-/// Understands a record of ours.
-pub(super) fn stored(topic: &Topic, raw: &Raw<'_>) -> Result<Stored, SinkError> {
-    let foreign = |why: String| SinkError::Mismatch {
-        what: format!("{} partition {} offset {}", topic.name, raw.at.partition, raw.at.offset),
+/// The value of the header that says what a retraction makes void.
+pub(super) fn retracts_header<'m>(m: &'m BorrowedMessage<'_>) -> Option<&'m [u8]> {
+    m.headers()?.iter().find(|h| h.key == RETRACTS_HEADER)?.value
+}
+
+/// Understands the value of that header.
+pub(super) fn retracts(topic: &str, at: Position, header: Option<&[u8]>) -> Result<Option<Retracts>, SinkError> {
+    let Some(value) = header else { return Ok(None) };
+    read_header(value).map(Some).ok_or_else(|| {
+        foreign(
+            topic,
+            at,
+            format!("its header {RETRACTS_HEADER} is \"{}\", which no retraction has", value.escape_ascii()),
+        )
+    })
+}
+
+fn foreign(topic: &str, at: Position, why: String) -> SinkError {
+    SinkError::Mismatch {
+        what: format!("{topic} partition {} offset {}", at.partition, at.offset),
         why,
         hint: "find out who writes to this topic; nobody but the bridge may".to_owned(),
-    };
-    let decoded = avro::Head::decode(raw.payload).map_err(|e| foreign(format!("is not a record of clbridge: {e}")))?;
+    }
+}
+
+/// Understands a record of ours.
+pub(super) fn stored(topic: &Topic, raw: &Raw<'_>) -> Result<Stored, SinkError> {
+    let foreign = |why: String| foreign(&topic.name, raw.at, why);
+    let mut decoded =
+        avro::Head::decode(raw.payload).map_err(|e| foreign(format!("is not a record of clbridge: {e}")))?;
     if decoded.mdt != topic.mdt.as_str() {
         return Err(foreign(format!("is a record of {}", decoded.mdt)));
+    }
+    // Below version 5 only the header says it, and without it this would be taken for the record of that index.
+    if decoded.retracts.is_none() {
+        decoded.retracts = retracts(&topic.name, raw.at, raw.retracts)?;
     }
     let head = Head::of(&decoded).ok_or_else(|| foreign("has index 0, which no record has".to_owned()))?;
     Ok(Stored { at: raw.at, head })
@@ -196,7 +225,7 @@ impl Shared {
         keep: &mut dyn FnMut(&Raw<'_>) -> Result<T, SinkError>,
     ) -> Result<Vec<Option<T>>, SinkError> {
         self.with_reader(|reader| {
-            let mut found: Vec<Option<(Position, Vec<u8>)>> = vec![None; ends.len()];
+            let mut found: Vec<Option<(Position, Vec<u8>, Option<Vec<u8>>)>> = vec![None; ends.len()];
             let mut step = FIRST_STEP;
             loop {
                 // What was looked through before need not be read again.
@@ -214,7 +243,8 @@ impl Shared {
                     break;
                 }
                 reader.scan(topic, &spans, &mut |raw| {
-                    found[raw.at.partition as usize] = Some((raw.at, raw.payload.to_vec()));
+                    found[raw.at.partition as usize] =
+                        Some((raw.at, raw.payload.to_vec(), raw.retracts.map(<[u8]>::to_vec)));
                     Ok(Go::On)
                 })?;
                 step = step.saturating_mul(WIDER);
@@ -222,7 +252,9 @@ impl Shared {
             found
                 .into_iter()
                 .map(|f| match f {
-                    Some((at, payload)) => keep(&Raw { at, payload: &payload }).map(Some),
+                    Some((at, payload, void)) => {
+                        keep(&Raw { at, payload: &payload, retracts: void.as_deref() }).map(Some)
+                    }
                     None => Ok(None),
                 })
                 .collect()

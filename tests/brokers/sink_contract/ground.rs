@@ -51,6 +51,8 @@ pub trait Ground: Send + Sync {
     async fn evict(&self, topic: &Topic, partition: u32, below: u64);
     /// The schema that is stored under a fingerprint.
     async fn schema(&self, fingerprint: [u8; 8]) -> Option<String>;
+    /// Where messages have the header of a retraction, and its value, as a client that is not ours shows it.
+    async fn retraction_headers(&self, topic: &Topic) -> Vec<(Position, String)>;
     /// SIGSTOP.
     fn stall(&self);
     /// SIGCONT.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clbridge_sinks::kafka::{Delivery, KafkaConfig, KafkaSink, Subscription};
-use clbridge_sinks::{Consumer, GroupObserver, MdtSelection, Sink, Topic};
+use clbridge_sinks::retraction::RETRACTS_HEADER;
+use clbridge_sinks::{Consumer, GroupObserver, MdtSelection, Position, Sink, Topic};
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
@@ -153,6 +154,23 @@ impl Ground for Kafka {
             }
         }
         found
+    }
+
+    async fn retraction_headers(&self, topic: &Topic) -> Vec<(Position, String)> {
+        let said = Command::new("kcat")
+            .args(["-b", &self.bootstrap, "-C", "-t", &topic.name, "-o", "beginning", "-e", "-q"])
+            .args(["-X", "isolation.level=read_committed", "-f", "%p %o %h\n"])
+            .output()
+            .unwrap();
+        assert!(said.status.success(), "kcat: {}", String::from_utf8_lossy(&said.stderr));
+        let lines = String::from_utf8(said.stdout).unwrap();
+        let headed = lines.lines().filter_map(|line| {
+            let (place, header) = line.split_once(&format!(" {RETRACTS_HEADER}="))?;
+            let (partition, offset) = place.split_once(' ')?;
+            let at = Position { partition: partition.parse().unwrap(), offset: offset.parse().unwrap() };
+            Some((at, header.to_owned()))
+        });
+        headed.collect()
     }
 
     fn stall(&self) {

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use clbridge_sinks::{Position, TopicIx};
+use clbridge_schemas::avro::{Encoder, Framing, Retraction as MarkOf, Retracts, SchemaVersion};
+use clbridge_schemas::lustre::{RecordType, Time};
+use clbridge_sinks::{Message, Position, Retraction, StartAt, TopicIx};
 
 use crate::ground::{
-    Ground, Mdt, PARTITIONS, Seen, id, index_of, indexes, new_mdt, partition, payload, publish_one, read_all, retry,
-    wait_for,
+    Ground, Mdt, PARTITIONS, Seen, id, id_in, index_of, indexes, new_group, new_mdt, partition, payload, publish_one,
+    read_all, retry, wait_for,
 };
 
 pub async fn what_is_published_and_sealed_is_durable_in_order(g: &dyn Ground) {
@@ -204,4 +206,83 @@ pub async fn a_feed_has_a_topic_of_its_own(g: &dyn Ground) {
     let (recovered, topics) = mdt.crash(g).await;
     assert_eq!(recovered.tails.len(), topics.len());
     assert!(recovered.tails.iter().flatten().all(Option::is_some));
+}
+
+/// What the MDT of the following sentences took back.
+const VOID: Retracts = Retracts { incarnation: 1, from: 15, to: 20 };
+
+/// Publishes the retraction of [`VOID`] in every partition, as the bridge does.
+fn retract(mdt: &mut Mdt, version: SchemaVersion, seen: &mut Seen) {
+    let (topic, id, kind) = (TopicIx(0), id_in(2, VOID.from), RecordType::MARK);
+    let mark = MarkOf { at: id, time: Time::from_nanos(7), void: VOID };
+    let mut payload = Vec::new();
+    Encoder::new(&mdt.name, version, Framing::SingleObject).encode_retraction(&mark, &mut payload);
+    let retracts = Some(Retraction { incarnation: 2, from: VOID.from, to: VOID.to });
+    for partition in 0..PARTITIONS {
+        let m = Message { topic, id, partition, kind, time_ns: 7, key: None, payload: &payload, retracts };
+        retry(&mut *mdt.publisher, seen, |p| p.publish(&m));
+    }
+}
+
+pub async fn a_retraction_says_what_is_void_in_every_schema_version(g: &dyn Ground) {
+    for version in [SchemaVersion::V4, SchemaVersion::V5] {
+        // given records of which an MDT crash took some back
+        let mut mdt = Mdt::new(g).await;
+        let group = new_group("retracted");
+        g.observer().register(&group, mdt.topic(), StartAt::Oldest).await.unwrap();
+        mdt.write(1..=20);
+
+        // when a retraction in every partition and what stands there now are published in one batch
+        let mut seen = Seen::default();
+        retract(&mut mdt, version, &mut seen);
+        for index in 15..=40 {
+            let record = crate::ground::payload(&mdt.name, id_in(2, index));
+            publish_one(&mut *mdt.publisher, TopicIx(0), id_in(2, index), &record, &mut seen);
+        }
+        mdt.seal(40, &mut seen);
+        assert_eq!(mdt.publisher.in_flight(), (0, 0));
+
+        // then it stands in each partition between the two incarnations, and is never taken for record 15
+        let all = mdt.read_all().await;
+        let mut places = Vec::new();
+        for records in &all {
+            let first = records.iter().position(|s| s.head.id().incarnation == 2).unwrap();
+            let void_of: Vec<_> = records.iter().map(|s| s.head.retracts).collect();
+            assert_eq!(void_of.iter().position(Option::is_some), Some(first), "{version:?}");
+            assert_eq!((void_of[first], void_of.iter().flatten().count()), (Some(VOID), 1), "{version:?}");
+            places.push(records[first].at);
+        }
+        let records = all.iter().flatten().filter(|s| s.head.retracts.is_none()).count();
+        assert_eq!(records, 20 + 26);
+        let at_places = mdt.sink.read_at(mdt.topic(), &places).await.unwrap();
+        assert!(at_places.iter().all(|s| s.unwrap().head.retracts == Some(VOID)));
+        // and a consumer and another client are told by the header
+        let batch = {
+            let mut member = g.member(&group, mdt.only());
+            let mut taken = Vec::new();
+            while taken.len() < 46 + PARTITIONS as usize {
+                taken.extend(member.next(500, Duration::from_millis(500)).await.unwrap().records);
+            }
+            taken
+        };
+        let mut told: Vec<Position> = batch.iter().filter(|c| c.retracts == Some(VOID)).map(|c| c.at).collect();
+        told.sort_unstable();
+        assert_eq!(told, places);
+        let mut shown = g.retraction_headers(mdt.topic()).await;
+        shown.sort_unstable();
+        assert_eq!(shown, places.iter().map(|at| (*at, "1:15..20".to_owned())).collect::<Vec<_>>());
+    }
+}
+
+pub async fn a_start_finds_a_retraction_at_the_end_for_what_it_is(g: &dyn Ground) {
+    // given a retraction of schema version 4 as the last message of every partition
+    let mut mdt = Mdt::new(g).await;
+    mdt.write(1..=20);
+    let mut seen = Seen::default();
+    retract(&mut mdt, SchemaVersion::V4, &mut seen);
+    mdt.seal(20, &mut seen);
+    // when the bridge is killed and starts again
+    let (recovered, _) = mdt.crash(g).await;
+    // then no tail is taken for record 15
+    assert!(recovered.tails[0].iter().all(|t| t.unwrap().head.retracts == Some(VOID)), "{:?}", recovered.tails);
 }

@@ -95,7 +95,7 @@ impl EphemeralInner {
             let left =
                 if batch.records.is_empty() { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
             match self.consumer.poll(left.min(Duration::from_millis(500))) {
-                Some(Ok(m)) => batch.records.push(consumed(&m)),
+                Some(Ok(m)) => batch.records.push(consumed(&m)?),
                 Some(Err(e)) => passing("ephemeral reader", e)?,
                 None if !batch.records.is_empty() || left.is_zero() => break,
                 None => {}

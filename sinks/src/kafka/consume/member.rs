@@ -115,7 +115,7 @@ impl MemberInner {
                 if batch.records.is_empty() { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
             match self.consumer.poll(left.min(FIRST_POSITION_LOOK)) {
                 Some(Ok(m)) => {
-                    let record = consumed(&m);
+                    let record = consumed(&m)?;
                     let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
                     handed.entry((record.topic.clone(), record.at.partition)).or_insert(record.at.offset);
                     drop(handed);

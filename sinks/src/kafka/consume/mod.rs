@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 
 use super::config::KafkaConfig;
+use super::read::{retracts, retracts_header};
 use super::sort_kafka;
 use crate::error::SinkError;
 use crate::registry::MdtSelection;
@@ -57,13 +58,15 @@ fn escape(text: &str) -> String {
         .collect()
 }
 
-fn consumed(m: &BorrowedMessage<'_>) -> Consumed {
-    Consumed {
+fn consumed(m: &BorrowedMessage<'_>) -> Result<Consumed, SinkError> {
+    let at = Position { partition: m.partition() as u32, offset: m.offset() as u64 };
+    Ok(Consumed {
         topic: m.topic().to_owned(),
-        at: Position { partition: m.partition() as u32, offset: m.offset() as u64 },
+        at,
         key: m.key().map(<[u8]>::to_vec),
         payload: m.payload().unwrap_or_default().to_vec(),
-    }
+        retracts: retracts(m.topic(), at, retracts_header(m))?,
+    })
 }
 
 /// Lets pass what librdkafka mends by itself.

@@ -1,10 +1,17 @@
 //! Messages as they wait to be handed over.
 
+use std::ffi::CString;
+
+use super::NativeError;
+use super::text::cstring;
+
 /// Messages of one partition, copied together so that librdkafka takes them in one call.
 #[derive(Default)]
 pub(in crate::kafka) struct Arena {
     pub(super) bytes: Vec<u8>,
     pub(super) entries: Vec<Entry>,
+    /// Headers of the few messages that have one, which are handed over one by one: the batch call takes none.
+    pub(super) headers: Vec<Header>,
 }
 
 #[derive(Clone, Copy)]
@@ -12,6 +19,14 @@ pub(super) struct Entry {
     pub(super) tag: u64,
     pub(super) key: Option<u32>,
     pub(super) len: u32,
+}
+
+/// A header of one message.
+pub(super) struct Header {
+    /// The message's place among the entries.
+    pub(super) at: usize,
+    pub(super) name: CString,
+    pub(super) value: String,
 }
 
 impl Arena {
@@ -22,6 +37,15 @@ impl Arena {
         }
         self.bytes.extend_from_slice(payload);
         self.entries.push(Entry { tag, key: key.map(|k| k.len() as u32), len: payload.len() as u32 });
+    }
+
+    /// Gives the last message a header; at most one, and only for messages that are rare.
+    pub(in crate::kafka) fn head_last(&mut self, name: &str, value: String) -> Result<(), NativeError> {
+        let name = cstring(name)?;
+        if let Some(at) = self.entries.len().checked_sub(1) {
+            self.headers.push(Header { at, name, value });
+        }
+        Ok(())
     }
 
     pub(in crate::kafka) fn len(&self) -> usize {
@@ -38,6 +62,7 @@ impl Arena {
 
     /// Empties it; memory beyond `keep` bytes is given back.
     pub(super) fn clear(&mut self, keep: usize) {
+        self.headers.clear();
         self.bytes.clear();
         self.bytes.shrink_to(keep);
         self.entries.clear();

@@ -10,7 +10,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka_sys as sys;
 
 use super::NativeError;
-use super::arena::{ARENA_KEEP, Arena};
+use super::arena::{ARENA_KEEP, Arena, Header};
 use super::error::taken;
 use super::event::Event;
 use super::text::cstring;
@@ -89,8 +89,28 @@ impl Producer {
                 _private: e.tag as usize as *mut _,
             });
         }
+        let (mut rest, mut done) = (messages.as_mut_slice(), 0);
+        for header in &arena.headers {
+            let (before, from) = std::mem::take(&mut rest).split_at_mut(header.at - done);
+            self.produce_batch(topic, partition, before)?;
+            let (headed, after) = from.split_at_mut(1);
+            self.produce_headed(topic, partition, &headed[0], header)?;
+            (rest, done) = (after, header.at + 1);
+        }
+        self.produce_batch(topic, partition, rest)?;
+        arena.clear(ARENA_KEEP);
+        Ok(())
+    }
+
+    /// `messages` point into an arena that outlives the call.
+    fn produce_batch(
+        &self,
+        topic: usize,
+        partition: u32,
+        messages: &mut [sys::rd_kafka_message_t],
+    ) -> Result<(), NativeError> {
         let count = messages.len();
-        // SAFETY: the topic belongs to this live client; every message points into `arena.bytes`, which outlives the
+        // SAFETY: the topic belongs to this live client; every message points into an arena that outlives the
         // call, and with F_COPY librdkafka keeps none of the pointers.
         let taken = unsafe {
             sys::rd_kafka_produce_batch(
@@ -102,11 +122,52 @@ impl Producer {
             )
         };
         if taken as usize == count {
-            arena.clear(ARENA_KEEP);
             return Ok(());
         }
         let error = messages.iter().map(|m| RDKafkaErrorCode::from(m.err)).find(|c| *c != RDKafkaErrorCode::NoError);
         Err(self.fatal().unwrap_or_else(|| NativeError::of(error.unwrap_or(RDKafkaErrorCode::Fail))))
+    }
+
+    /// As `produce_batch` for one message, with a header. It queues behind what was handed over before.
+    fn produce_headed(
+        &self,
+        topic: usize,
+        partition: u32,
+        message: &sys::rd_kafka_message_t,
+        header: &Header,
+    ) -> Result<(), NativeError> {
+        use sys::rd_kafka_vtype_t as V;
+        // SAFETY: the topic belongs to this live client; the arguments are of the types that librdkafka documents for
+        // each tag and end with END; key and payload point into the arena, which like the header outlives the call,
+        // and with F_COPY librdkafka keeps none of the pointers.
+        let code = RDKafkaErrorCode::from(unsafe {
+            sys::rd_kafka_producev(
+                self.client.native_ptr(),
+                V::RD_KAFKA_VTYPE_RKT,
+                self.topics[topic],
+                V::RD_KAFKA_VTYPE_PARTITION,
+                partition as i32,
+                V::RD_KAFKA_VTYPE_MSGFLAGS,
+                sys::RD_KAFKA_MSG_F_COPY,
+                V::RD_KAFKA_VTYPE_KEY,
+                message.key,
+                message.key_len,
+                V::RD_KAFKA_VTYPE_VALUE,
+                message.payload,
+                message.len,
+                V::RD_KAFKA_VTYPE_HEADER,
+                header.name.as_ptr(),
+                header.value.as_ptr(),
+                header.value.len(),
+                V::RD_KAFKA_VTYPE_OPAQUE,
+                message._private,
+                V::RD_KAFKA_VTYPE_END,
+            )
+        });
+        if code == RDKafkaErrorCode::NoError {
+            return Ok(());
+        }
+        Err(self.fatal().unwrap_or_else(|| NativeError::of(code)))
     }
 
     /// Waits at most `wait_ms` for an event, then takes all that are there. Returns the number of reports.

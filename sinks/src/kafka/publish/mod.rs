@@ -23,6 +23,7 @@ use super::native::{Arena, NativeError, Producer};
 use super::slot::{SEQ_BITS, Slot};
 use super::sort;
 use crate::error::{Refused, SinkError};
+use crate::retraction::{RETRACTS_HEADER, header_of};
 use crate::state::{STATE_MAX_BYTES, State};
 use crate::topic::Topic;
 use crate::traits::{Durable, Message, Publisher};
@@ -232,6 +233,12 @@ impl Publisher for KafkaPublisher {
             self.waiting.push_back(slot);
         }
         s.arena.push(((slot as u64) << SEQ_BITS) | s.published, m.key, m.payload);
+        if let Some(retraction) = &m.retracts {
+            // Its bytes are not counted: a retraction is one message a partition after an MDT crash.
+            s.arena
+                .head_last(RETRACTS_HEADER, header_of(retraction))
+                .map_err(|e| sort(format!("{}: retraction {}", self.what, m.id), &e))?;
+        }
         s.sampled = s.fresh || s.published.is_multiple_of(SAMPLE);
         if s.sampled {
             s.samples.push_back((s.published, m.id));
