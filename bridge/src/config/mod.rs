@@ -262,7 +262,7 @@ pub enum LogFormat {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Text, filter: "info,rdkafka::client=off".to_owned() }
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
     }
 }
 

@@ -8,6 +8,7 @@
 mod commit;
 mod config;
 mod consume;
+mod context;
 mod native;
 mod progress;
 mod publish;
@@ -24,7 +25,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use clbridge_schemas::ids::{MdtName, RecordId};
 use rdkafka::admin::AdminClient;
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 pub use config::{Delivery, KafkaConfig};
@@ -35,6 +35,7 @@ use crate::registry::StartAt;
 use crate::state::State;
 use crate::topic::{Position, Stored, Topic, TopicSpec};
 use crate::traits::{Capabilities, Consumer, Recovered, Sink};
+use context::Quiet;
 use native::{Admin, NativeError};
 
 /// A Kafka cluster: sink, observer of groups, and maker of consumers. Cheap to clone.
@@ -46,7 +47,7 @@ pub struct KafkaSink {
 /// What all uses of the cluster share. Its functions block and are called on tokio's blocking threads.
 struct Shared {
     config: KafkaConfig,
-    admin: AdminClient<DefaultClientContext>,
+    admin: AdminClient<Quiet>,
     /// The client of the newer Admin calls; made anew when it has an old idea of where a group's coordinator is.
     asker: Mutex<Option<Arc<Admin>>>,
     /// One reader for all reading at positions; whoever needs it while it is lent makes another.
@@ -60,7 +61,7 @@ impl KafkaSink {
     /// [`SinkError::Mismatch`] for a setting that is not possible, named.
     pub fn new(config: KafkaConfig) -> Result<Self, SinkError> {
         config.check()?;
-        let admin = config.client()?.create().map_err(|e| client_error(&config, &e))?;
+        let admin = config.client()?.create_with_context(Quiet).map_err(|e| client_error(&config, &e))?;
         Ok(Self { shared: Arc::new(Shared { config, admin, asker: Mutex::new(None), reader: Mutex::new(None) }) })
     }
 

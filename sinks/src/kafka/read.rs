@@ -10,6 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 
 use super::config::KafkaConfig;
+use super::context::Quiet;
 use super::native::{Place, Where, positions};
 use super::{Shared, client_error, sort, sort_kafka};
 use crate::error::SinkError;
@@ -32,6 +33,24 @@ pub(super) struct Raw<'a> {
     pub(super) retracts: Option<&'a [u8]>,
 }
 
+/// The same, kept.
+#[derive(Clone)]
+struct Kept {
+    at: Position,
+    payload: Vec<u8>,
+    retracts: Option<Vec<u8>>,
+}
+
+impl Kept {
+    fn of(raw: &Raw<'_>) -> Self {
+        Self { at: raw.at, payload: raw.payload.to_vec(), retracts: raw.retracts.map(<[u8]>::to_vec) }
+    }
+
+    fn raw(&self) -> Raw<'_> {
+        Raw { at: self.at, payload: &self.payload, retracts: self.retracts.as_deref() }
+    }
+}
+
 /// Whether more of a partition is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Go {
@@ -43,14 +62,14 @@ pub(super) enum Go {
 
 /// A client that reads assigned partitions.
 pub(super) struct Reader {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Quiet>,
     patience: Duration,
 }
 
 impl Reader {
     pub(super) fn new(config: &KafkaConfig) -> Result<Self, SinkError> {
         Ok(Self {
-            consumer: config.reader(true)?.create().map_err(|e| client_error(config, &e))?,
+            consumer: config.reader(true)?.create_with_context(Quiet).map_err(|e| client_error(config, &e))?,
             patience: config.request_timeout(),
         })
     }
@@ -225,7 +244,7 @@ impl Shared {
         keep: &mut dyn FnMut(&Raw<'_>) -> Result<T, SinkError>,
     ) -> Result<Vec<Option<T>>, SinkError> {
         self.with_reader(|reader| {
-            let mut found: Vec<Option<(Position, Vec<u8>, Option<Vec<u8>>)>> = vec![None; ends.len()];
+            let mut found: Vec<Option<Kept>> = vec![None; ends.len()];
             let mut step = FIRST_STEP;
             loop {
                 // What was looked through before need not be read again.
@@ -243,21 +262,12 @@ impl Shared {
                     break;
                 }
                 reader.scan(topic, &spans, &mut |raw| {
-                    found[raw.at.partition as usize] =
-                        Some((raw.at, raw.payload.to_vec(), raw.retracts.map(<[u8]>::to_vec)));
+                    found[raw.at.partition as usize] = Some(Kept::of(&raw));
                     Ok(Go::On)
                 })?;
                 step = step.saturating_mul(WIDER);
             }
-            found
-                .into_iter()
-                .map(|f| match f {
-                    Some((at, payload, void)) => {
-                        keep(&Raw { at, payload: &payload, retracts: void.as_deref() }).map(Some)
-                    }
-                    None => Ok(None),
-                })
-                .collect()
+            found.into_iter().map(|f| f.map(|kept| keep(&kept.raw())).transpose()).collect()
         })
     }
 

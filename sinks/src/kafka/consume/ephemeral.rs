@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::super::config::KafkaConfig;
+use super::super::context::Quiet;
 use super::super::native::positions;
 use super::super::{client_error, sort, sort_kafka};
 use super::{Subscription, blocking, consumed, passing};
@@ -22,7 +23,7 @@ pub(in crate::kafka) struct Ephemeral {
 struct EphemeralInner {
     config: KafkaConfig,
     what: Subscription,
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Quiet>,
     assigned: BTreeMap<String, usize>,
     looked: Option<Instant>,
 }
@@ -39,7 +40,7 @@ impl Ephemeral {
         let mut inner = EphemeralInner {
             config: config.clone(),
             what: what.clone(),
-            consumer: c.create().map_err(|e| client_error(config, &e))?,
+            consumer: c.create_with_context(Quiet).map_err(|e| client_error(config, &e))?,
             assigned: BTreeMap::new(),
             looked: None,
         };

@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::super::config::KafkaConfig;
+use super::super::context::trace_event;
 use super::super::native::{Place, positions};
 use super::super::{client_error, sort, sort_kafka};
 use super::{Subscription, blocking, consumed, passing};
@@ -35,7 +36,11 @@ struct Context {
     handed: Handed,
 }
 
-impl ClientContext for Context {}
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        trace_event(&error, reason);
+    }
+}
 
 impl ConsumerContext for Context {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {

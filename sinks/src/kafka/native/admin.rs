@@ -3,11 +3,12 @@
 use std::ffi::{c_char, c_int};
 
 use rdkafka::TopicPartitionList;
-use rdkafka::client::{Client, DefaultClientContext};
+use rdkafka::client::Client;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka_sys as sys;
 
+use super::super::context::Quiet;
 use super::NativeError;
 use super::error::{read_error, taken};
 use super::event::Event;
@@ -45,7 +46,7 @@ pub(in crate::kafka) struct Described {
 /// crate's Admin client has, ends the process by a null pointer when a coordinator answers an offset fetch by
 /// `NOT_COORDINATOR` (`rd_kafka_handle_OffsetFetch` calls `rd_kafka_cgrp_op` with a group that only consumers have).
 pub(in crate::kafka) struct Admin {
-    client: Client<DefaultClientContext>,
+    client: Client<Quiet>,
     wait_ms: u32,
 }
 
@@ -53,7 +54,7 @@ impl Admin {
     /// A client for Admin calls, of a reader's configuration. No call takes much longer than `wait_ms`.
     pub(in crate::kafka) fn new(config: &ClientConfig, wait_ms: u32) -> Result<Self, KafkaError> {
         let native = config.create_native_config()?;
-        let client = Client::new(config, native, sys::rd_kafka_type_t::RD_KAFKA_CONSUMER, DefaultClientContext)?;
+        let client = Client::new(config, native, sys::rd_kafka_type_t::RD_KAFKA_CONSUMER, Quiet)?;
         Ok(Self { client, wait_ms })
     }
 

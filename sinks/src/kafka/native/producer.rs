@@ -4,11 +4,12 @@ use std::ffi::c_int;
 use std::ptr;
 
 use rdkafka::TopicPartitionList;
-use rdkafka::client::{Client, DefaultClientContext};
+use rdkafka::client::Client;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka_sys as sys;
 
+use super::super::context::Quiet;
 use super::NativeError;
 use super::arena::{ARENA_KEEP, Arena, Header};
 use super::error::taken;
@@ -30,7 +31,7 @@ pub(in crate::kafka) struct Report {
 pub(in crate::kafka) struct Producer {
     topics: Vec<*mut sys::rd_kafka_topic_t>,
     queue: *mut sys::rd_kafka_queue_t,
-    client: Client<DefaultClientContext>,
+    client: Client<Quiet>,
 }
 
 // SAFETY: librdkafka's handles, topic objects and queues may be used from any thread at once (its INTRODUCTION.md,
@@ -48,7 +49,7 @@ impl Producer {
         unsafe {
             sys::rd_kafka_conf_set_events(native.ptr(), sys::RD_KAFKA_EVENT_DR | sys::RD_KAFKA_EVENT_ERROR);
         }
-        let client = Client::new(config, native, sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, DefaultClientContext)?;
+        let client = Client::new(config, native, sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, Quiet)?;
         // SAFETY: the client lives; the reference taken here is given back in `drop`.
         let queue = unsafe { sys::rd_kafka_queue_get_main(client.native_ptr()) };
         let mut producer = Self { topics: Vec::with_capacity(names.len()), queue, client };
