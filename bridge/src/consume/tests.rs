@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use clbridge_schemas::avro::{Additions, Encoder, Framing};
+use clbridge_schemas::avro::{Additions, Encoder, Framing, Retraction, Retracts};
+use clbridge_schemas::ids::RecordId;
 use clbridge_schemas::lustre::Time;
 use clbridge_sinks::Position;
 use tokio::sync::Notify;
@@ -137,6 +138,23 @@ async fn the_json_form_is_one_object_a_line_with_mdt_and_incarnation() {
     assert_eq!((&first["mdt"], &first["incarnation"], &first["index"]), (&"fs-MDT0000".into(), &1.into(), &1.into()));
     assert_eq!((&first["type"], &first["name_raw"]), (&"CREAT".into(), &"636166e9".into()));
     assert_eq!(out.lines().count(), 2);
+}
+
+#[tokio::test]
+async fn a_retraction_below_schema_version_5_shows_what_the_message_says_beside_its_payload() {
+    let (mut consumer, _) = fake(&TWO[..1]);
+    let void = Retracts { incarnation: 1, from: 8, to: 12 };
+    let at = RecordId { incarnation: 2, index: std::num::NonZeroU64::new(8).unwrap() };
+    let retraction = Retraction { at, time: Time::from_nanos(0), void };
+    let mdt = "fs-MDT0000".parse().unwrap();
+    let message = &mut consumer.batches[0].records[0];
+    message.payload.clear();
+    Encoder::new(&mdt, SchemaVersion::V4, Framing::SingleObject).encode_retraction(&retraction, &mut message.payload);
+    message.retracts = Some(void);
+    let (_, out) = run(&mut consumer, Format::Json, usize::MAX, all()).await;
+    let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!((&line["type"], &line["incarnation"]), (&"MARK".into(), &2.into()));
+    assert_eq!(line["retracts"], serde_json::json!({ "incarnation": 1, "from": 8, "to": 12 }));
 }
 
 #[tokio::test]
