@@ -26,12 +26,25 @@ def topics(bootstrap, prefix):
     return found
 
 
+def printed(bootstrap, topic, form):
+    """A line for every message, as kcat prints it."""
+    done = subprocess.run(["kcat", "-b", bootstrap, "-C", "-t", topic, "-o", "beginning", "-e", "-q",
+                           "-X", "isolation.level=read_committed", "-f", form + "\n"],
+                          capture_output=True, check=True)
+    return done.stdout.splitlines()
+
+
+def retractions(bootstrap, topic):
+    """(partition, what is void) of every message that has the header of a retraction."""
+    for line in printed(bootstrap, topic, "%p %h"):
+        place, header = line.decode().split(" ", 1)
+        if header.startswith("clb-retracts="):
+            yield int(place), header.removeprefix("clb-retracts=")
+
+
 def keys(bootstrap, topic):
     """(partition, key) of every message, as kcat prints them; a key is text here."""
-    done = subprocess.run(["kcat", "-b", bootstrap, "-C", "-t", topic, "-o", "beginning", "-e", "-q",
-                           "-X", "isolation.level=read_committed", "-f", "%p %K %k\n"],
-                          capture_output=True, check=True)
-    for line in done.stdout.splitlines():
+    for line in printed(bootstrap, topic, "%p %K %k"):
         place, length, key = line.split(b" ", 2)
         yield int(place), None if int(length) < 0 else key
 
