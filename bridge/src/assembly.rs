@@ -102,6 +102,8 @@ pub fn setup(config: &Config, sink: &KafkaSink) -> anyhow::Result<Setup> {
         sink_name: sink_name(config).to_owned(),
         max_message_bytes: MAX_MESSAGE_BYTES,
         backlog_limit: config.backlog_limit,
+        poll_mdts: config.poll.mdts,
+        poll_members: config.poll.members,
     })
 }
 

@@ -39,6 +39,10 @@ pub struct Setup {
     pub max_message_bytes: usize,
     /// Backlog of an MDT at which `status` counts down, records.
     pub backlog_limit: Option<u64>,
+    /// How often is looked for new MDTs.
+    pub poll_mdts: Duration,
+    /// How often groups' members are asked for.
+    pub poll_members: Duration,
 }
 
 struct Mdt {
@@ -138,32 +142,20 @@ impl Bridge {
     }
 }
 
-/// Looks for MDTs and for groups' members, every second.
+/// Looks for MDTs and for groups' members, now and then.
 async fn find(
     setup: Arc<Setup>,
     mdts: Arc<Mutex<BTreeMap<MdtName, Mdt>>>,
     members: Arc<Mutex<BTreeMap<String, usize>>>,
     stopping: watch::Receiver<bool>,
 ) {
-    let mut asked: Option<Instant> = None;
+    let (mut looked, mut asked): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
-        let sources = setup.sources.clone();
-        match tokio::task::spawn_blocking(move || sources.discover()).await {
-            Ok(Ok(found)) => {
-                for name in found {
-                    if setup.mdts.as_ref().is_none_or(|l| l.contains(&name)) {
-                        add(&setup, &mdts, name, &stopping);
-                    }
-                }
-            }
-            Ok(Err(e)) => warn!("looking for MDTs: {e}"),
-            Err(e) => error!("looking for MDTs: {e}"),
+        if looked.is_none_or(|at| at.elapsed() >= setup.poll_mdts) {
+            looked = Some(Instant::now());
+            look(&setup, &mdts, &stopping).await;
         }
-        // A listed MDT that is not there yet is shown as such.
-        for name in setup.mdts.iter().flatten() {
-            add(&setup, &mdts, name.clone(), &stopping);
-        }
-        if asked.is_none_or(|at| at.elapsed() >= Duration::from_secs(5)) {
+        if asked.is_none_or(|at| at.elapsed() >= setup.poll_members) {
             asked = Some(Instant::now());
             match setup.observer.list().await {
                 Ok(list) => {
@@ -173,7 +165,27 @@ async fn find(
                 Err(e) => warn!("listing groups: {e}"),
             }
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(setup.poll_mdts.min(setup.poll_members)).await;
+    }
+}
+
+/// Takes up the MDTs that are there.
+async fn look(setup: &Arc<Setup>, mdts: &Mutex<BTreeMap<MdtName, Mdt>>, stopping: &watch::Receiver<bool>) {
+    let sources = setup.sources.clone();
+    match tokio::task::spawn_blocking(move || sources.discover()).await {
+        Ok(Ok(found)) => {
+            for name in found {
+                if setup.mdts.as_ref().is_none_or(|l| l.contains(&name)) {
+                    add(setup, mdts, name, stopping);
+                }
+            }
+        }
+        Ok(Err(e)) => warn!("looking for MDTs: {e}"),
+        Err(e) => error!("looking for MDTs: {e}"),
+    }
+    // A listed MDT that is not there yet is shown as such.
+    for name in setup.mdts.iter().flatten() {
+        add(setup, mdts, name.clone(), stopping);
     }
 }
 
