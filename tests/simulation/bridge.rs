@@ -290,7 +290,7 @@ impl Life {
     pub fn committed(&mut self, broker: &mut Broker, judge: &mut Judge, now: u64) {
         let Some(batch) = self.committing.take() else { return };
         let at = broker.commit(&batch);
-        judge.published(&batch);
+        judge.published(&batch, now);
         let t = Duration::from_millis(now);
         for (p, offset, id) in at {
             let at = Position { partition: p as u32, offset };

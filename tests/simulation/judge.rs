@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use crate::broker::{Batch, Broker, Entry};
 use crate::mdt::{Mdt, Rec};
 
+/// A clear is issued only this soon after State's confirmation, milliseconds: the fence does not reach the MDT.
+const STATE_FRESH: u64 = 2_000;
+
 /// Dropped by the model's module.
 pub fn dropped(uid: u64) -> bool {
     uid.is_multiple_of(10)
@@ -37,6 +40,10 @@ pub struct Judge {
     /// The highest frontier that ever was durable.
     frontier: u64,
     gone: HashSet<u64>,
+    /// When this life's newest State became durable.
+    told_at: Option<u64>,
+    /// The highest clear that any life issued.
+    issued: u64,
     pub cleared: u64,
     pub trimmed: u64,
 }
@@ -48,9 +55,34 @@ impl Judge {
     }
 
     /// The broker committed this.
-    pub fn published(&mut self, batch: &Batch) {
+    pub fn published(&mut self, batch: &Batch, now: u64) {
+        if batch.state.is_some() {
+            self.told_at = Some(now);
+        }
         self.published.extend(batch.messages.iter().map(|(_, _, uid, _)| *uid));
         self.frontier = self.frontier.max(batch.frontier.map_or(0, |f| f.index.get()));
+    }
+
+    /// A life began: what an older one wrote makes no clear of this one lawful.
+    pub fn began(&mut self) {
+        self.told_at = None;
+    }
+
+    /// A bridge sends a clear towards the MDT: durable State, no older than the fence allows, must name it, and no life
+    /// may go back behind another.
+    pub fn issued(&mut self, upto: u64, broker: &Broker, now: u64) -> Result<(), String> {
+        let named = broker.state.as_ref().map_or(0, |s| s.last_clear);
+        if upto > named {
+            return Err(format!("a clear of {upto} was issued, but State names {named}"));
+        }
+        if self.told_at.is_none_or(|at| now - at >= STATE_FRESH) {
+            return Err(format!("a clear of {upto} was issued by State of {:?}, at {now}", self.told_at));
+        }
+        if upto < self.issued {
+            return Err(format!("a clear of {upto} behind one of {}", self.issued));
+        }
+        self.issued = upto;
+        Ok(())
     }
 
     /// A member of the group finished its work on these contents and commits them.
@@ -81,8 +113,12 @@ impl Judge {
     }
 
     /// The broker trimmed these: whatever was released, every group must have had it, and the MDT need it no more.
-    pub fn trimmed(&mut self, entries: &[Entry], mdt: &Mdt) -> Result<(), String> {
+    pub fn trimmed(&mut self, entries: &[Entry], mdt: &Mdt, broker: &Broker) -> Result<(), String> {
         self.trimmed += entries.len() as u64;
+        if let Some(p) = broker.partitions.iter().zip(&broker.trimmed).position(|(p, t)| p.is_empty() && !t.is_empty())
+        {
+            return Err(format!("the last record of partition {p} was trimmed"));
+        }
         for e in entries.iter().filter(|e| e.retracts.is_none()) {
             if let Some((name, _)) = self.groups.iter().find(|(_, g)| !g.acked.contains(&e.uid)) {
                 return Err(format!("trimmed early: {} (content {}) never reached {name}", e.id, e.uid));
@@ -129,6 +165,9 @@ impl Judge {
             if standing.remove(&r.uid) != Some(r.index) {
                 return Err(format!("lost: record {} (content {})", r.index, r.uid));
             }
+        }
+        if let Some(gap) = broker.state.as_ref().map(|s| s.gap_records).filter(|gap| *gap > 0) {
+            return Err(format!("{gap} records counted as missing, although none was purged"));
         }
         if let Some((uid, index)) = standing.iter().next() {
             return Err(format!("record {index} (content {uid}) was taken back and not retracted"));
