@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use clbridge::core::Hold;
+
 use crate::broker::{Batch, Broker, Entry};
 use crate::mdt::{Mdt, Rec};
 
@@ -44,6 +46,7 @@ pub struct Judge {
     told_at: Option<u64>,
     /// The highest clear that any life issued.
     issued: u64,
+    evictions: u64,
     pub cleared: u64,
     pub trimmed: u64,
 }
@@ -130,6 +133,11 @@ impl Judge {
         Ok(())
     }
 
+    /// A group is held, as `status` would say.
+    pub fn held(&mut self, hold: &Hold) {
+        self.evictions += u64::from(matches!(hold, Hold::Evicted { .. }));
+    }
+
     /// How often a record was cleared that a released group did not have yet.
     pub fn released(&self) -> u64 {
         self.groups.values().map(|g| g.released.len() as u64).sum()
@@ -165,6 +173,9 @@ impl Judge {
             if standing.remove(&r.uid) != Some(r.index) {
                 return Err(format!("lost: record {} (content {})", r.index, r.uid));
             }
+        }
+        if self.evictions > 0 {
+            return Err("a group was held for an eviction, although only the bridge trimmed".into());
         }
         if let Some(gap) = broker.state.as_ref().map(|s| s.gap_records).filter(|gap| *gap > 0) {
             return Err(format!("{gap} records counted as missing, although none was purged"));

@@ -157,6 +157,7 @@ impl World {
         let progress = self.broker.progress();
         l.core.on(Event::Progress(&progress), t);
         for hold in l.core.ledger().groups().filter_map(|(_, g)| g.hold()) {
+            self.judge.held(&hold);
             *self.faults.entry(hold.reason()).or_default() += 1;
         }
         match l.act(&self.broker, self.now) {
@@ -258,6 +259,11 @@ impl World {
         match self.rng.random_range(0..100) {
             0..30 => {
                 self.fault("bridge_killed");
+                if self.rng.random_bool(0.3) {
+                    // It has just trimmed by what it saw, and State does not tell of it yet.
+                    self.bridge_observes();
+                    self.bridge_trims()?;
+                }
                 self.dies(true);
             }
             30..50 => {

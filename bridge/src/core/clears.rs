@@ -6,6 +6,7 @@
 
 use super::Now;
 use super::ledger::{Clearable, Ledger};
+use super::mutations::{Mutation, wrong};
 
 /// How clears are batched.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +94,12 @@ impl Clears {
         };
         let Some(upto) = target else { return ClearStep::Rest };
         let value = upto.index().get();
-        match self.confirmed {
+        let confirmed = match self.confirmed {
+            _ if wrong(Mutation::ClearBeforeState) => Some((value, now)),
+            Some((named, _)) if wrong(Mutation::StateOfAnyAge) => Some((named, now)),
+            confirmed => confirmed,
+        };
+        match confirmed {
             Some((named, at)) if named >= value && now.saturating_sub(at) < self.settings.state_fresh => {
                 self.in_flight = true;
                 self.issued = self.issued.max(value);

@@ -13,6 +13,7 @@ use super::clears::{ClearStep, Clears};
 use super::events::{Action, Event, Settings};
 use super::ledger::Ledger;
 use super::ledger::group::GroupProgress;
+use super::mutations::{Mutation, wrong};
 use super::stability::Stability;
 use super::start::Plan;
 use super::timeline::Timeline;
@@ -115,7 +116,12 @@ impl Core {
     pub fn on(&mut self, event: Event<'_>, now: Now) {
         match event {
             Event::Read { last, records, dropped } => self.on_read(last, records, dropped, now),
-            Event::Sealed(mark) => self.sealed.push_back(mark),
+            Event::Sealed(mark) => {
+                self.sealed.push_back(mark);
+                if wrong(Mutation::AcceptedIsDurable) {
+                    self.ledger.set_frontier(mark.id.index.get());
+                }
+            }
             Event::Durable(d) => self.on_durable(d, now),
             Event::Registry { version } => {
                 self.registry = Some((version, now));
@@ -232,6 +238,9 @@ impl Core {
     /// The highest index that an MDT crash cannot take back; 0 if none.
     #[must_use]
     pub fn stable(&self) -> u64 {
+        if wrong(Mutation::StableWithoutAsking) {
+            return self.read;
+        }
         self.stability.stable().map_or(0, |m| m.id.index.get())
     }
 
@@ -259,12 +268,11 @@ impl Core {
     pub fn trimmable(&self, topic: TopicIx) -> Vec<u64> {
         let told = self.durable_states().checked_sub(1).and_then(|i| self.passed.get(i));
         let Some(passed) = told.and_then(|(_, topics)| topics.get(usize::from(topic.0))) else { return Vec::new() };
-        self.ledger
-            .trimmable(topic, self.clears.cleared())
-            .into_iter()
-            .zip(passed)
-            .map(|(now, p)| now.min(*p))
-            .collect()
+        let cleared = if wrong(Mutation::TrimUncleared) { u64::MAX } else { self.clears.cleared() };
+        if wrong(Mutation::TrimBeforeState) {
+            return self.ledger.trimmable(topic, cleared);
+        }
+        self.ledger.trimmable(topic, cleared).into_iter().zip(passed).map(|(now, p)| now.min(*p)).collect()
     }
 
     /// How many of the States in `passed` are durable.

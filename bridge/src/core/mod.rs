@@ -16,6 +16,10 @@ pub mod clears;
 pub mod events;
 pub mod ledger;
 pub mod machine;
+#[cfg(feature = "mutations")]
+pub mod mutations;
+#[cfg(not(feature = "mutations"))]
+mod mutations;
 pub mod snapshot;
 pub mod stability;
 pub mod start;

@@ -16,6 +16,7 @@ use clbridge_schemas::ids::{Digest, RecordId};
 use clbridge_sinks::state::{Mark, Retraction, State};
 use clbridge_sinks::{Capabilities, Stored};
 
+use super::mutations::{Mutation, wrong};
 use crate::source::Probe;
 
 /// What the broker holds, read after older writers were fenced.
@@ -162,8 +163,8 @@ impl Start {
         let (Some(r), Some(state)) = (self.r, &self.found.state) else { return };
         let cleared = r.id.index.get() <= state.last_clear;
         match probe {
-            Probe::Found(d) if d == r.digest => {
-                let stable = if cleared { Some(r) } else { state.stable };
+            Probe::Found(d) if d == r.digest || wrong(Mutation::OtherRecordIsTheSame) => {
+                let stable = if cleared || wrong(Mutation::StableAtStart) { Some(r) } else { state.stable };
                 self.done(self.plan_with(|p| {
                     p.stable = stable;
                     p.stands = true;
@@ -238,14 +239,18 @@ impl Start {
         let good = published
             .iter()
             .filter(|m| m.id.index.get() > stable && !self.is_void_id(m.id))
-            .take_while(|m| stands(m.id.index.get()) == Some(m.digest))
+            .take_while(|m| {
+                let digest = stands(m.id.index.get());
+                digest == Some(m.digest) || digest.is_some() && wrong(Mutation::ComparedByIndexOnly)
+            })
             .last()
             .copied()
             .or(state.stable);
-        let from = good.map_or(1, |g| g.id.index.get() + 1);
+        let from = good.map_or(1, |g| g.id.index.get() + 1) + u64::from(wrong(Mutation::RetractedTooLate));
         assert!(from > state.last_clear, "a reused index {from} at or below the last clear {}", state.last_clear);
         let seen = published.iter().map(|m| m.id.incarnation).max().unwrap_or(0);
-        let incarnation = state.incarnation.max(r.id.incarnation).max(seen) + 1;
+        let next = u32::from(!wrong(Mutation::SameIncarnation));
+        let incarnation = state.incarnation.max(r.id.incarnation).max(seen) + next;
         let to = published.last().map_or(0, |m| m.id.index.get()).max(r.id.index.get());
         let mut plan = self.plan_with(|_| {});
         plan.incarnation = incarnation;
@@ -302,9 +307,8 @@ impl Start {
     }
 
     fn is_void_id(&self, id: RecordId) -> bool {
-        self.found
-            .state
-            .as_ref()
-            .is_some_and(|s| s.retractions.iter().any(|r| r.incarnation > id.incarnation && id.index.get() >= r.from))
+        let voids = |r: &Retraction| r.incarnation > id.incarnation || wrong(Mutation::WrongIncarnationIsVoid);
+        let retractions = self.found.state.iter().flat_map(|s| &s.retractions);
+        retractions.into_iter().any(|r| voids(r) && id.index.get() >= r.from)
     }
 }

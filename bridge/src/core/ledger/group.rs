@@ -3,6 +3,8 @@
 use clbridge_sinks::state::{GroupState, Hold};
 use clbridge_sinks::{GroupSpec, Offsets};
 
+use crate::core::mutations::{Mutation, wrong};
+
 /// One group on one topic.
 #[derive(Clone, Debug)]
 pub struct GroupProgress {
@@ -86,6 +88,7 @@ impl GroupProgress {
             let now = committed.get(p).copied().flatten();
             let low = low.get(p).copied().unwrap_or(0);
             let end = end.get(p).copied().unwrap_or(0);
+            let now = now.or_else(|| wrong(Mutation::VanishedPositionIsTheEnd).then_some(end));
             let was = self.believed[p];
             // Once what is believed is not below the start, a position below it stands for the start: there the group
             // goes on reading.
@@ -100,6 +103,7 @@ impl GroupProgress {
                 (Some(was), _) if was < low => Some(Hold::Evicted { partition, at: was, low }),
                 (None, None) => Some(Hold::NoFirstPosition { partition }),
                 (Some(was), None) => Some(Hold::PositionsVanished { partition, was }),
+                (_, Some(now)) if now > end && wrong(Mutation::PositionBeyondEndBelieved) => None,
                 (_, Some(now)) if now > end => Some(Hold::BeyondEnd { partition, at: now, end }),
                 (Some(was), Some(now)) if now < was => Some(Hold::WentBack { partition, was, now }),
                 (_, Some(_)) => None,
@@ -155,6 +159,9 @@ impl GroupProgress {
 
     /// The MDT took back everything from index `from` on: no acknowledgement of it counts any more.
     pub fn voided(&mut self, from: u64) {
+        if wrong(Mutation::OldAcknowledgementsStand) {
+            return;
+        }
         self.floor = self.floor.min(from.saturating_sub(1));
         self.released = self.released.min(from.saturating_sub(1));
     }

@@ -16,6 +16,7 @@ use clbridge_schemas::ids::RecordId;
 use clbridge_sinks::state::Retraction;
 use clbridge_sinks::{Position, Progress, Stored, Topic, TopicIx};
 
+use super::mutations::{Mutation, wrong};
 pub use clbridge_sinks::state::Hold;
 pub use clearable::Clearable;
 use group::GroupProgress;
@@ -25,7 +26,8 @@ use samples::{FirstUnread, Samples};
 /// comes behind it in the partition is the retraction with just that index.
 #[must_use]
 pub fn effective(id: RecordId, retractions: &[Retraction]) -> u64 {
-    retractions.iter().filter(|r| r.incarnation > id.incarnation).map(|r| r.from).fold(id.index.get(), u64::min)
+    let voids = |r: &&Retraction| r.incarnation > id.incarnation && !wrong(Mutation::VoidRecordsKeepTheirIndex);
+    retractions.iter().filter(voids).map(|r| r.from).fold(id.index.get(), u64::min)
 }
 
 /// One topic's part of the ledger.
@@ -213,7 +215,7 @@ impl Ledger {
     /// Applies `release` policies: `released(backlog, age)` gives the index up to which a group may be let go.
     pub fn release(&mut self, mut released: impl FnMut(&GroupProgress) -> u64) {
         let frontier = self.frontier;
-        for t in self.topics.iter_mut().filter(|t| t.topic.replicas >= 2) {
+        for t in self.topics.iter_mut().filter(|t| t.topic.replicas >= 2 || wrong(Mutation::ReleasedUnreplicated)) {
             for g in t.groups.values_mut() {
                 g.released = g.released.max(released(g).min(frontier));
             }
@@ -252,7 +254,13 @@ impl Ledger {
             .iter()
             .enumerate()
             .map(|(p, samples)| {
-                let read = t.groups.values().map(|g| if g.frozen() { 0 } else { g.believed()[p].unwrap_or(0) }).min();
+                let left_out = |g: &GroupProgress| wrong(Mutation::TrimReleased) && g.released > g.floor;
+                let read = t
+                    .groups
+                    .values()
+                    .filter(|g| !left_out(g))
+                    .map(|g| if g.frozen() { 0 } else { g.believed()[p].unwrap_or(0) })
+                    .min();
                 let read = read.unwrap_or(u64::MAX);
                 read.min(samples.offset_up_to(cleared)).min(samples.last_offset().unwrap_or(0))
             })
@@ -316,6 +324,9 @@ fn floor_of(partitions: &[Samples], believed: &[Option<u64>], frontier: u64) -> 
     for (samples, at) in partitions.iter().zip(believed) {
         match samples.first_at((*at)?) {
             FirstUnread::None => {}
+            FirstUnread::Exactly(index) | FirstUnread::AtLeast(index) if wrong(Mutation::FloorOneTooHigh) => {
+                floor = floor.min(index);
+            }
             FirstUnread::Exactly(index) | FirstUnread::AtLeast(index) => floor = floor.min(index.saturating_sub(1)),
             FirstUnread::Unknown => return None,
         }

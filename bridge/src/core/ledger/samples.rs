@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 
+use crate::core::mutations::{Mutation, wrong};
 use crate::core::thinning::thin;
 
 /// Largest number of points a partition keeps; beyond it every second one is forgotten (24 bytes each).
@@ -62,6 +63,9 @@ impl Samples {
             assert!(offset > last.offset, "a position went back: {offset} behind {}", last.offset);
             assert!(index >= last.index, "an index went back within a partition: {index} behind {}", last.index);
         }
+        if self.last.is_none() && wrong(Mutation::EmptyPartitionForgotten) {
+            return;
+        }
         let point = Point { offset, index };
         self.points.push_back(point);
         self.last = Some(point);
@@ -85,12 +89,17 @@ impl Samples {
         match self.last {
             None => return FirstUnread::None,
             Some(last) if offset > last.offset => return FirstUnread::None,
+            Some(last) if offset == last.offset && wrong(Mutation::LastRecordCountsAsRead) => return FirstUnread::None,
             Some(_) => {}
         }
         let behind = self.points.partition_point(|p| p.offset <= offset);
         match behind.checked_sub(1).and_then(|i| self.points.get(i)) {
+            None if wrong(Mutation::UnknownIsCaughtUp) => FirstUnread::None,
             None => FirstUnread::Unknown,
             Some(p) if p.offset == offset => FirstUnread::Exactly(p.index),
+            Some(p) if wrong(Mutation::UpperBoundBetweenSamples) => {
+                FirstUnread::AtLeast(self.points.get(behind).map_or(p.index, |next| next.index))
+            }
             Some(p) => FirstUnread::AtLeast(p.index),
         }
     }

@@ -8,6 +8,7 @@ use clbridge_sinks::{Durable, Policy, Progress};
 use super::Core;
 use crate::core::events::{Action, ClearOutcome};
 use crate::core::ledger::Clearable;
+use crate::core::mutations::{Mutation, wrong};
 use crate::core::stability::Seen;
 use crate::core::start::Stop;
 use crate::core::{Hold, Now};
@@ -22,6 +23,9 @@ impl Core {
         self.dropped += dropped;
         self.stability.read(last, now);
         self.timeline.push(index, now);
+        if dropped > 0 && wrong(Mutation::DroppedTailCounts) {
+            self.ledger.set_frontier(index);
+        }
     }
 
     pub(super) fn on_durable(&mut self, d: Durable, now: Now) {
@@ -66,6 +70,8 @@ impl Core {
         self.ledger.release(|g| match g.spec.policy {
             Policy::Hold => 0,
             Policy::Release { backlog, age } => {
+                let backlog = if wrong(Mutation::ReleasedTooMany) { backlog.map(|b| b / 2) } else { backlog };
+                let age = if wrong(Mutation::ReleasedTooYoung) { age.map(|a| a / 2) } else { age };
                 let by_count = backlog.map_or(0, |b| frontier.saturating_sub(b));
                 by_count.max(age.map_or(0, |a| timeline.older_than(a, now)))
             }
