@@ -16,8 +16,9 @@ use crate::state::State;
 use crate::topic::Topic;
 use crate::traits::Recovered;
 
-/// How long a look at State or registry waits for a transaction that is being committed.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long a look at State or registry waits for a transaction that is being committed. One that a dead bridge left
+/// open does not end by waiting.
+const LOOK: Duration = Duration::from_millis(250);
 
 impl Shared {
     pub(super) fn recover(&self, mdt: &MdtName, topics: &[Topic]) -> Result<Recovered, SinkError> {
