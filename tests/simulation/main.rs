@@ -38,7 +38,7 @@ fn under_every_schedule_of_faults_nothing_is_lost_doubled_or_cleared_early() {
         let (w, result) = run(seed);
         if let Err(e) = result {
             panic!(
-                "seed {seed}: {e}\nreplay: SEED={seed} make sim\n{}",
+                "seed {seed}: {e}\nreplay: SEED={seed} cargo test --release -p clbridge-tests --test simulation -- --nocapture\n{}",
                 w.trace[w.trace.len().saturating_sub(40)..].join("\n")
             );
         }
