@@ -48,7 +48,7 @@ pub struct KafkaSink {
 struct Shared {
     config: KafkaConfig,
     admin: AdminClient<Quiet>,
-    /// The client of the newer Admin calls; made anew when it has an old idea of where a group's coordinator is.
+    /// The client of the newer Admin calls; made anew when it has an old idea of where a coordinator or a leader is.
     asker: Mutex<Option<Arc<Admin>>>,
     /// One reader for all reading at positions; whoever needs it while it is lent makes another.
     reader: Mutex<Option<read::Reader>>,
@@ -94,21 +94,28 @@ impl KafkaSink {
         f: impl FnOnce(&Shared) -> Result<T, SinkError> + Send + 'static,
     ) -> Result<T, SinkError> {
         let shared = Arc::clone(&self.shared);
-        match tokio::task::spawn_blocking(move || f(&shared)).await {
-            Ok(result) => result,
-            Err(e) => match e.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(e) => Err(SinkError::Unavailable {
-                    what: "kafka".to_owned(),
-                    why: format!("the runtime is shutting down: {e}"),
-                }),
-            },
-        }
+        blocking(move || f(&shared)).await
+    }
+}
+
+/// Runs `f` on a thread that may block; a panic in it is the caller's.
+async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, SinkError> + Send + 'static,
+) -> Result<T, SinkError> {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(result) => result,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(e) => Err(SinkError::Unavailable {
+                what: "kafka".to_owned(),
+                why: format!("the runtime is shutting down: {e}"),
+            }),
+        },
     }
 }
 
 impl Shared {
-    /// Asks by one of the newer Admin calls, again while a coordinator is moving.
+    /// Asks by one of the newer Admin calls, again while a coordinator or a leader is moving.
     fn ask<T>(
         &self,
         what: impl Fn() -> String,
@@ -123,7 +130,7 @@ impl Shared {
         loop {
             let asker = self.asker(attempt > 0)?;
             match call(&asker) {
-                Err(e) if attempt < MOVES && coordinator_moves(e.code) => {
+                Err(e) if attempt < MOVES && moves(e.code) => {
                     attempt += 1;
                     std::thread::sleep(Duration::from_millis(100));
                 }
@@ -144,13 +151,17 @@ impl Shared {
     }
 }
 
-/// How often a moving coordinator is followed within one call.
+/// How often a moving coordinator or leader is followed within one call.
 const MOVES: u32 = 20;
 
-fn coordinator_moves(code: RDKafkaErrorCode) -> bool {
+fn moves(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
-        RDKafkaErrorCode::NotCoordinator
+        RDKafkaErrorCode::FencedLeaderEpoch
+            | RDKafkaErrorCode::UnknownLeaderEpoch
+            | RDKafkaErrorCode::NotLeaderForPartition
+            | RDKafkaErrorCode::LeaderNotAvailable
+            | RDKafkaErrorCode::NotCoordinator
             | RDKafkaErrorCode::CoordinatorNotAvailable
             | RDKafkaErrorCode::CoordinatorLoadInProgress
     )

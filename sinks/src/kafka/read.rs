@@ -11,8 +11,8 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 
 use super::config::KafkaConfig;
 use super::context::Quiet;
-use super::native::{Place, Where, positions};
-use super::{Shared, client_error, sort, sort_kafka};
+use super::native::{Found, NativeError, Place, Where, positions};
+use super::{Shared, client_error, moves, sort, sort_kafka};
 use crate::error::SinkError;
 use crate::retraction::{RETRACTS_HEADER, read_header};
 use crate::topic::{Head, Position, Stored, Topic};
@@ -190,6 +190,14 @@ pub(super) fn stored(topic: &Topic, raw: &Raw<'_>) -> Result<Stored, SinkError> 
     Ok(Stored { at: raw.at, head })
 }
 
+/// An answer in which a partition's leader was moving is none: it is asked again.
+fn settled_leaders(found: Found) -> Result<Found, NativeError> {
+    match found.iter().find_map(|(_, offset)| offset.as_ref().err().filter(|e| moves(e.code))) {
+        Some(e) => Err(e.clone()),
+        None => Ok(found),
+    }
+}
+
 /// What the first step back from the end covers, and how much further each step goes.
 const FIRST_STEP: u64 = 1;
 const WIDER: u64 = 16;
@@ -215,7 +223,7 @@ impl Shared {
         let what = || format!("asking for the offsets of {topic}");
         let places: Vec<Place> = (0..partitions).map(|p| (topic.to_owned(), p)).collect();
         let mut found = vec![None; partitions as usize];
-        for ((_, partition), offset) in self.ask(what, |a| a.list_offsets(&places, at))? {
+        for ((_, partition), offset) in self.ask(what, |a| settled_leaders(a.list_offsets(&places, at)?))? {
             let offset = offset.map_err(|e| sort(what(), &e))?;
             if let (Some(slot), Ok(offset)) = (found.get_mut(partition as usize), u64::try_from(offset)) {
                 *slot = Some(offset);

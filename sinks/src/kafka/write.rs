@@ -17,9 +17,10 @@ impl Shared {
         // second that a producer needs for its id is saved. One request at a time keeps the order all the same.
         config
             .set("message.timeout.ms", self.config.request_timeout_ms.to_string())
-            .set("enable.gapless.guarantee", "false")
             .set("enable.idempotence", "false")
             .set("max.in.flight.requests.per.connection", "1");
+        // Any error fails the whole call; named at all, the setting makes librdkafka warn that it is experimental.
+        config.remove("enable.gapless.guarantee");
         let producer = Producer::new(&config, &[topic.to_owned()]).map_err(|e| sort(what(), &e))?;
         let mut last = None;
         for chunk in records.chunks(CHUNK) {

@@ -10,8 +10,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use super::super::config::KafkaConfig;
 use super::super::context::Quiet;
 use super::super::native::positions;
-use super::super::{client_error, sort, sort_kafka};
-use super::{Subscription, blocking, consumed, passing};
+use super::super::{blocking, client_error, sort, sort_kafka};
+use super::{Subscription, consumed, passing};
 use crate::error::SinkError;
 use crate::traits::{Batch, Consumer};
 

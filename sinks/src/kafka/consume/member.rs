@@ -13,8 +13,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::super::config::KafkaConfig;
 use super::super::context::trace_event;
 use super::super::native::{Place, positions};
-use super::super::{client_error, sort, sort_kafka};
-use super::{Subscription, blocking, consumed, passing};
+use super::super::{blocking, client_error, sort, sort_kafka};
+use super::{Subscription, consumed, passing};
 use crate::error::SinkError;
 use crate::traits::{Batch, Consumer};
 

@@ -89,22 +89,6 @@ fn passing(what: &str, e: KafkaError) -> Result<(), SinkError> {
     }
 }
 
-/// Runs `f` where blocking is allowed.
-async fn blocking<T: Send + 'static>(
-    f: impl FnOnce() -> Result<T, SinkError> + Send + 'static,
-) -> Result<T, SinkError> {
-    match tokio::task::spawn_blocking(f).await {
-        Ok(result) => result,
-        Err(e) => match e.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(e) => Err(SinkError::Unavailable {
-                what: "consumer".to_owned(),
-                why: format!("the runtime is shutting down: {e}"),
-            }),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -14,5 +14,5 @@ mod text;
 pub(super) use admin::{Admin, Described, Where};
 pub(super) use arena::Arena;
 pub(super) use error::NativeError;
-pub(super) use partitions::{Place, positions};
+pub(super) use partitions::{Found, Place, positions};
 pub(super) use producer::{Producer, Report};
