@@ -228,7 +228,11 @@ class Broker:
 
 
 def _cluster_id():
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # As Kafka's own Uuid.randomUuid: never with a dash in front, which the command line would take for an option.
+    while True:
+        made = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not made.startswith("-"):
+            return made
 
 
 STOP, CONT = signal.SIGSTOP, signal.SIGCONT
