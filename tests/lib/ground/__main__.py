@@ -24,7 +24,7 @@ HELP = """commands:
   python ARGS...                          Python with confluent-kafka and fastavro
 
 variables: CLB_KAFKA=HOST:PORT (a broker to use in `run`), CLB_KAFKA_LIBS (a Kafka 4's libs folder),
-  CLB_PYTHON (an interpreter with the clients), CLBRIDGE_CACHE (default ~/.cache/clbridge)"""
+  CLB_PYTHON (an interpreter with the clients), CLB_CACHE (default ~/.cache/clbridge)"""
 
 
 def _broker_options(parser):

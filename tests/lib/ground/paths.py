@@ -13,8 +13,8 @@ class Problem(Exception):
 
 
 def cache():
-    """The cache outside the source tree; CLBRIDGE_CACHE names another."""
-    named = os.environ.get("CLBRIDGE_CACHE")
+    """The cache outside the source tree; CLB_CACHE names another."""
+    named = os.environ.get("CLB_CACHE")
     folder = pathlib.Path(named) if named else pathlib.Path.home() / ".cache" / "clbridge"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
