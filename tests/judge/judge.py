@@ -40,6 +40,9 @@ def arguments(words):
     parser.add_argument("--sink", default="kafka", help="kafka-idempotent: duplicates and disorder are only printed")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--recovery-ms", type=int, default=0)
+    parser.add_argument("--said", action="append", default=[], help="what status said of the fault, for the report")
+    parser.add_argument("--ended-by", default="", help="what ended it, for the report")
+    parser.add_argument("--seed", type=int, default=0, help="of what was drawn, for the report")
     parser.add_argument("--prefix", default="lustre.")
     parser.add_argument("--avsc", default=avro.AVSC)
     parser.add_argument("--any-key", action="store_true", help="the topic's key is not the object's FID")
@@ -108,7 +111,8 @@ def main(words):
     said = arguments(words)
     began = time.monotonic()
     verdict = judge(said)
-    row = {"sink": said.sink, "fault": said.fault, "runs": said.runs, **verdict.row(), "recovery_ms": said.recovery_ms}
+    row = {"sink": said.sink, "fault": said.fault, "runs": said.runs, **verdict.row(), "recovery_ms": said.recovery_ms,
+           "said": said.said, "ended_by": said.ended_by, "seed": said.seed}
     report.append(row, said.report)
     for kind, texts in sorted(verdict.told.items()):
         print(f"{verdict.counts[kind]} × {kind}, the first:")

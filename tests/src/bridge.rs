@@ -33,8 +33,10 @@ pub struct Options {
     pub memory: &'static str,
     /// The sink's own bound for an MDT, bytes.
     pub sink_memory: usize,
-    /// More lines of the configuration, whole tables.
+    /// More lines of the configuration, of the sink's table first, then whole tables.
     pub more: &'static str,
+    /// On a cluster: the bridge reaches it through the proxy.
+    pub by_proxy: bool,
 }
 
 impl Default for Options {
@@ -48,6 +50,7 @@ impl Default for Options {
             memory: "128MiB",
             sink_memory: 32 << 20,
             more: "",
+            by_proxy: false,
         }
     }
 }
@@ -166,13 +169,12 @@ memory_bytes = {sink_memory}
 
     /// What `/status` says, if it answers.
     pub fn status(&self) -> Option<BridgeStatus> {
-        let mut stream = TcpStream::connect_timeout(&self.listen, Duration::from_secs(1)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        stream.write_all(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (_, body) = answer.split_once("\r\n\r\n")?;
-        serde_json::from_str(body).ok()
+        ask(self.listen)
+    }
+
+    /// Where it serves `/status`.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
     }
 
     /// What `/status` says of its MDTs, once all of `count` run; else `None`.
@@ -201,4 +203,15 @@ memory_bytes = {sink_memory}
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
+}
+
+/// What `/status` says there, if it answers.
+pub fn ask(listen: SocketAddr) -> Option<BridgeStatus> {
+    let mut stream = TcpStream::connect_timeout(&listen, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    serde_json::from_str(body).ok()
 }

@@ -1,14 +1,46 @@
-//! The Kafka of a test: the one that `tests/up run` started, or one of its own that it may kill and stop.
+//! The Kafka of a test: the one that `tests/up run` started, or one of its own, or a cluster, that it may harm.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::binaries::up;
+use crate::proxy::{Proxy, Traffic};
 use crate::scene::Scene;
+use crate::wait;
 
-/// A broker.
+/// Brokers of a cluster.
+pub const BROKERS: usize = 3;
+
+/// A broker, or a cluster.
+#[derive(Clone)]
 pub struct Broker {
     bootstrap: String,
-    own: Option<PathBuf>,
+    own: Option<Arc<Own>>,
+}
+
+/// What a test may harm.
+struct Own {
+    dir: PathBuf,
+    /// Brokers of a cluster; 0: a single broker.
+    brokers: usize,
+    /// Between a cluster and those that come that way.
+    proxy: Option<Proxy>,
+    /// `tests/up run` takes it down, after the last test.
+    shared: bool,
+}
+
+/// Runs `tests/up` and returns what it printed.
+fn done(said: &Output, what: &str) -> String {
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.status.success(), "tests/up {what}: {text} {}", String::from_utf8_lossy(&said.stderr));
+    text
+}
+
+/// Below CLB_RUN_DIR `tests/up run` takes it down even when this process is killed.
+fn base(otherwise: &Path) -> PathBuf {
+    std::env::var_os("CLB_RUN_DIR").map_or_else(|| otherwise.to_owned(), PathBuf::from)
 }
 
 impl Broker {
@@ -25,67 +57,132 @@ impl Broker {
 
     /// A broker of this test's own, which it may harm.
     pub fn own(scene: &Scene, settings: &[&str]) -> Self {
-        // Below CLB_RUN_DIR `tests/up run` takes it down even when this process is killed.
-        let base = std::env::var_os("CLB_RUN_DIR").map_or_else(|| scene.dir().to_owned(), PathBuf::from);
-        let dir = base.join(format!("kafka-{}", scene.name()));
+        Self::begin(&base(scene.dir()).join(format!("kafka-{}", scene.name())), settings, 0, false)
+    }
+
+    /// The cluster of three that the tests of this process share; whatever an earlier one left of it is made whole.
+    pub fn cluster() -> Self {
+        static CLUSTER: OnceLock<Broker> = OnceLock::new();
+        let shared = std::env::var_os("CLB_RUN_DIR").is_some();
+        let elsewhere = std::env::temp_dir().join(format!("clb-cluster-{}", std::process::id()));
+        let cluster =
+            CLUSTER.get_or_init(|| Self::begin(&base(&elsewhere).join("kafka-cluster"), &[], BROKERS, shared)).clone();
+        cluster.make_whole();
+        cluster
+    }
+
+    fn begin(dir: &Path, settings: &[&str], brokers: usize, shared: bool) -> Self {
         let mut command = up();
-        command.args(["kafka", "start", "--heap", "512m"]).arg(&dir);
+        command.args(["kafka", "start", "--heap", if brokers == 0 { "512m" } else { "384m" }]).arg(dir);
+        if brokers > 0 {
+            command.args(["--brokers", &brokers.to_string()]);
+        }
         for setting in settings {
             command.args(["--set", setting]);
         }
-        let said = command.output().unwrap();
-        let text = String::from_utf8_lossy(&said.stdout);
-        assert!(said.status.success(), "tests/up kafka start: {}", String::from_utf8_lossy(&said.stderr));
-        let bootstrap = text.lines().find_map(|l| l.strip_prefix("KAFKA_BOOTSTRAP=")).unwrap().to_owned();
-        Self { bootstrap, own: Some(dir) }
+        let text = done(&command.output().unwrap(), "kafka start");
+        let said = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('=').map(str::to_owned));
+        let proxy = said("KAFKA_VIA").map(|ports| Proxy::start(&ports));
+        let own = Own { dir: dir.to_owned(), brokers, proxy, shared };
+        Self { bootstrap: said("KAFKA_BOOTSTRAP").unwrap(), own: Some(Arc::new(own)) }
     }
 
-    /// `HOST:PORT`.
+    fn mine(&self) -> &Own {
+        self.own.as_ref().expect("only a test's own broker may be harmed")
+    }
+
+    /// `HOST:PORT`, of a cluster several with commas between them.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
     }
 
-    fn verb(&self, verb: &str) {
-        let dir = self.own.as_ref().expect("only a test's own broker may be harmed");
-        let said = up().args(["kafka", verb]).arg(dir).output().unwrap();
-        assert!(said.status.success(), "tests/up kafka {verb}: {}", String::from_utf8_lossy(&said.stderr));
+    /// The way to a cluster that leads through the proxy.
+    pub fn bootstrap_by_proxy(&self) -> String {
+        self.mine().proxy.as_ref().expect("a cluster has a proxy").bootstrap().to_owned()
     }
 
-    /// `kill -9`.
+    /// What the proxy lets pass from now on.
+    pub fn traffic(&self, traffic: Traffic) {
+        self.mine().proxy.as_ref().expect("a cluster has a proxy").let_pass(traffic);
+    }
+
+    fn verb(&self, verb: &str, node: Option<usize>) {
+        let own = self.mine();
+        let dir = node.map_or_else(|| own.dir.clone(), |node| own.dir.join(node.to_string()));
+        done(&up().args(["kafka", verb]).arg(dir).output().unwrap(), &format!("kafka {verb}"));
+    }
+
+    /// `kill -9`, of a cluster all its brokers.
     pub fn kill9(&self) {
-        self.verb("kill9");
+        self.verb("kill9", None);
     }
 
     /// Starts it again on its data; returns when it serves.
     pub fn restart(&self) {
-        self.verb("restart");
+        self.verb("restart", None);
     }
 
     /// SIGSTOP.
     pub fn stop(&self) {
-        self.verb("stop");
+        self.verb("stop", None);
     }
 
     /// SIGCONT.
     pub fn cont(&self) {
-        self.verb("cont");
+        self.verb("cont", None);
+    }
+
+    /// `kill9`, `restart`, `stop` or `cont` for one broker of a cluster, from 1.
+    pub fn one(&self, node: usize, verb: &str) {
+        self.verb(verb, Some(node));
     }
 
     /// One of Kafka's own tools; returns what it printed.
     pub fn tool(&self, name: &str, arguments: &[&str]) -> String {
         let said = up().args(["tool", name, "--bootstrap-server", &self.bootstrap]).args(arguments).output().unwrap();
-        let text = String::from_utf8_lossy(&said.stdout).into_owned();
-        assert!(said.status.success(), "{name} {arguments:?}: {text} {}", String::from_utf8_lossy(&said.stderr));
-        text
+        done(&said, &format!("tool {name} {arguments:?}"))
+    }
+
+    /// Leader and in-sync followers of a partition, by the brokers' numbers.
+    pub fn replicas(&self, topic: &str, partition: u32) -> (usize, Vec<usize>) {
+        let text = self.tool("kafka-topics", &["--describe", "--topic", topic]);
+        let line = text.lines().find(|l| l.contains(&format!("Partition: {partition}\t"))).expect(&text);
+        let field = |name: &str| {
+            line.split('\t').find_map(|f| f.trim().strip_prefix(name)).expect("kafka-topics tells it").trim().to_owned()
+        };
+        let leader = field("Leader:").parse().unwrap();
+        let isr = field("Isr:").split(',').map(|n| n.parse().unwrap()).filter(|n| *n != leader).collect();
+        (leader, isr)
+    }
+
+    /// Waits until no partition of the cluster lacks a copy.
+    pub fn in_sync(&self) {
+        wait::until_true("every partition is in sync", Duration::from_secs(120), || {
+            self.tool("kafka-topics", &["--describe", "--under-replicated-partitions"]).trim().is_empty()
+        });
+    }
+
+    /// What a failed test left stopped or dead runs again.
+    fn make_whole(&self) {
+        let own = self.mine();
+        self.traffic(Traffic::Passes);
+        for node in 1..=own.brokers {
+            let dir = own.dir.join(node.to_string());
+            // Refused for a dead one, which is started instead.
+            if !up().args(["kafka", "cont"]).arg(&dir).output().unwrap().status.success() {
+                done(&up().args(["kafka", "restart"]).arg(&dir).output().unwrap(), "kafka restart");
+            }
+        }
+        self.verb("wait", None);
     }
 }
 
-impl Drop for Broker {
+impl Drop for Own {
     fn drop(&mut self) {
-        if let Some(dir) = &self.own {
+        if !self.shared {
             // SIGKILL ends a stopped one too; a clean end would wait for it.
-            let _ = up().args(["kafka", "kill9"]).arg(dir).output();
-            let _ = up().args(["kafka", "down", "--remove"]).arg(dir).output();
+            let _ = up().args(["kafka", "kill9"]).arg(&self.dir).output();
+            let _ = up().args(["kafka", "down", "--remove"]).arg(&self.dir).output();
         }
     }
 }

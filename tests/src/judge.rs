@@ -29,6 +29,12 @@ pub struct Case {
     pub runs: u32,
     /// The longest time from a fault to the first record durable behind it, milliseconds.
     pub recovery_ms: u64,
+    /// What `status` said of it, in its own short names.
+    pub said: Vec<String>,
+    /// What ended it, where it did not end by itself.
+    pub ended_by: String,
+    /// The seed of what was drawn.
+    pub seed: u64,
 }
 
 impl Case {
@@ -55,6 +61,10 @@ impl Case {
         }
         command.args(["--fault", &self.fault, "--sink", &self.sink, "--runs", &self.runs.to_string()]);
         command.args(["--recovery-ms", &self.recovery_ms.to_string()]);
+        for word in &self.said {
+            command.args(["--said", word]);
+        }
+        command.args(["--ended-by", &self.ended_by, "--seed", &self.seed.to_string()]);
         let said = command.output().unwrap();
         let text = String::from_utf8_lossy(&said.stdout).into_owned();
         for line in text.lines() {

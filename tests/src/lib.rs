@@ -12,10 +12,13 @@ pub mod judge;
 pub mod kills;
 pub mod members;
 pub mod process;
+pub mod proxy;
 pub mod run;
 pub mod scene;
 pub mod sim;
+pub mod times;
 pub mod wait;
+pub mod watch;
 
 /// Prints a line that the test runner does not swallow: what a fault run did is part of its result.
 #[macro_export]

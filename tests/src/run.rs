@@ -10,7 +10,8 @@ use crate::judge::Case;
 use crate::members::Member;
 use crate::scene::Scene;
 use crate::sim::Sim;
-use crate::wait;
+use crate::watch::Watch;
+use crate::{times, wait};
 
 /// Long enough for a busy machine; a healthy run needs a fraction.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -29,8 +30,11 @@ pub struct Run {
     pub scene: Scene,
     /// Groups, by their short names, that a pattern brings in.
     pub joined_by_pattern: Vec<&'static str>,
+    /// What ended the fault, where it did not end by itself.
+    pub ended_by: String,
     options: Options,
     joined: u32,
+    watch: Option<Watch>,
 }
 
 impl Run {
@@ -44,10 +48,16 @@ impl Run {
         Self::on(Scene::new(name), |scene| Broker::own(scene, settings), mdts, options)
     }
 
+    /// As [`Run::new`], on the cluster of three, with two copies at least for a record to be durable.
+    pub fn on_cluster(name: &str, mdts: usize, options: &Options) -> Self {
+        Self::on(Scene::new(name), |_| Broker::cluster(), mdts, options)
+    }
+
     fn on(scene: Scene, broker: impl FnOnce(&Scene) -> Broker, mdts: usize, options: &Options) -> Self {
         let broker = broker(&scene);
         let sim = Sim::start(&scene, mdts);
-        let bridge = Bridge::new(&scene, &sim, broker.bootstrap(), options);
+        let way = if options.by_proxy { broker.bootstrap_by_proxy() } else { broker.bootstrap().to_owned() };
+        let bridge = Bridge::new(&scene, &sim, &way, options);
         Self {
             members: Vec::new(),
             bridge,
@@ -55,8 +65,10 @@ impl Run {
             broker,
             scene,
             joined_by_pattern: Vec::new(),
+            ended_by: String::new(),
             options: options.clone(),
             joined: 0,
+            watch: None,
         }
     }
 
@@ -92,6 +104,7 @@ impl Run {
                 })
             })
         });
+        self.watch = Some(Watch::start(self.bridge.listen()));
     }
 
     /// A new member of the group with this short name; returns its place in `members`.
@@ -136,13 +149,14 @@ impl Run {
     /// Waits until everything was cleared, ends all processes in good order, and has the run judged.
     pub fn finish(mut self, fault: &str, runs: u32, recovery_ms: u64) {
         self.all_cleared();
+        let said = self.watch.take().map(Watch::end).unwrap_or_default();
         let ended = self.bridge.terminate();
         assert!(ended.success(), "the bridge ended with {ended}");
         for member in std::mem::take(&mut self.members) {
             member.stop();
         }
         self.sim.stop();
-        self.case(fault, runs, recovery_ms).judge();
+        Case { said, ..self.case(fault, runs, recovery_ms) }.judge();
     }
 
     fn case(&self, fault: &str, runs: u32, recovery_ms: u64) -> Case {
@@ -161,6 +175,9 @@ impl Run {
             },
             runs,
             recovery_ms,
+            said: Vec::new(),
+            ended_by: self.ended_by.clone(),
+            seed: times::seed(),
         }
     }
 }

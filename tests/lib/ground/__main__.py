@@ -4,15 +4,17 @@ import argparse
 import os
 import sys
 
-from . import install, kafka, run
+from . import cluster, install, kafka, run
 from .paths import Problem
 
 HELP = """commands:
   install [build|kafka|tools|python]...   what is missing on this machine (all parts when none is named)
-  kafka start DIR [--sasl-tls] [--set NAME=VALUE]... [--heap SIZE]
+  kafka start DIR [--sasl-tls] [--set NAME=VALUE]... [--heap SIZE] [--brokers N]
                                           one KRaft broker on free ports, data in DIR; writes DIR/env (KAFKA_BOOTSTRAP,
                                           KAFKA_PID, KAFKA_DIR, KAFKA_CLASSPATH; with --sasl-tls KAFKA_SASL_SSL,
-                                          KAFKA_SSL, KAFKA_CA, KAFKA_WRONG_CA, KAFKA_USER, KAFKA_PASSWORD)
+                                          KAFKA_SSL, KAFKA_CA, KAFKA_WRONG_CA, KAFKA_USER, KAFKA_PASSWORD); with
+                                          --brokers a cluster, N copies of everything, in DIR/1 to DIR/N (each can be
+                                          named below instead of DIR, which means all)
   kafka kill9|stop|cont|restart|wait|env DIR
                                           kill -9 · SIGSTOP · SIGCONT · start again on the same data and ports ·
                                           wait until it answers · print its variables
@@ -41,11 +43,15 @@ def _kafka(words):
         one.add_argument("dir")
         if verb == "start":
             _broker_options(one)
+            one.add_argument("--brokers", type=int, default=1)
         if verb == "down":
             one.add_argument("--remove", action="store_true")
     said = parser.parse_args(words)
-    broker = kafka.Broker(said.dir)
+    several = cluster.Cluster.there(said.dir) or getattr(said, "brokers", 1) > 1
+    broker = cluster.Cluster(said.dir) if several else kafka.Broker(said.dir)
     match said.verb:
+        case "start" if several:
+            broker.start(said.brokers, said.sasl_tls, said.set, said.heap)
         case "start":
             broker.start(said.sasl_tls, said.set, said.heap)
         case "stop":

@@ -1,4 +1,5 @@
-"""One KRaft broker in one folder: data, configuration, log, and state.json with its ports and its process.
+"""One KRaft broker in one folder: data, configuration, log, and state.json with its ports and its process. Several
+that form a cluster are put together in cluster.py; each of them is a broker like any other here.
 
 The folder is the broker's whole life: `restart` finds the same ports and data there, and every signal goes to the
 process that state.json names, never to one found by its name.
@@ -64,6 +65,7 @@ class Broker:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder).absolute()
         self.state_file = self.folder / "state.json"
+        self._child = None
 
     def state(self):
         try:
@@ -85,7 +87,7 @@ class Broker:
         known = {
             "KAFKA_BOOTSTRAP": f"127.0.0.1:{port['plain']}",
             "KAFKA_DIR": str(self.folder),
-            "KAFKA_PID": str(state["process"]["pid"]),
+            "KAFKA_PID": str(state.get("process", {}).get("pid", "")),
             "KAFKA_CLASSPATH": classpath(),
         }
         if state["secure"]:
@@ -101,34 +103,58 @@ class Broker:
 
     def start(self, secure=False, settings=(), heap="768m"):
         """Makes a broker in an empty or new folder and waits until it serves."""
+        try:
+            port = self.reserve(secure)
+            self.make({"ports": port, "secure": secure, "heap": heap}, 1, f"1@127.0.0.1:{port['controller']}",
+                      new_cluster_id(), settings)
+            self.launch()
+            self.wait()
+        except BaseException:
+            self.give_up()
+            raise
+
+    def reserve(self, secure=False, more=()):
+        """Takes the folder and ports of its own; returns them by name."""
         if self.state_file.exists():
             raise Problem(f"{self.folder} already holds a broker: 'restart' it, or 'down' and remove the folder")
         self.folder.mkdir(parents=True, exist_ok=True)
-        names = ["plain", "controller"] + (["sasl_ssl", "ssl"] if secure else [])
+        names = ["plain", "controller", *(("sasl_ssl", "ssl") if secure else ()), *more]
         self.state_file.write_text("{}")  # the ports are ours as long as it exists
-        try:
-            taken = dict(zip(names, ports.reserve(len(names), self.state_file)))
-            if secure:
-                install.tools()
-                certificates.make(self.folder / "tls")
-            self._configure(taken, secure, settings)
-            self._format(secure)
-            self._launch({"ports": taken, "secure": secure, "heap": heap})
-        except BaseException:
-            self._forget()
-            raise
+        return dict(zip(names, ports.reserve(len(names), self.state_file)))
 
-    def _configure(self, port, secure, settings):
+    def make(self, state, node, voters, cluster_id, settings=()):
+        """Writes configuration and data folder of node number `node` of a cluster; nothing is started."""
+        if state["secure"]:
+            install.tools()
+            certificates.make(self.folder / "tls")
+        self._configure(state["ports"], node, voters, state["secure"], settings)
+        self._format(state["secure"], cluster_id)
+        self._write(state)
+
+    def give_up(self):
+        """Half a broker would keep its ports and its process."""
+        state = json.loads(self.state_file.read_text()) if self.state_file.exists() else {}
+        if state.get("process"):
+            processes.kill(state["process"])
+        self._forget()
+
+    def _configure(self, port, node, voters, secure, settings):
         listeners = {"PLAINTEXT": ("plain", "PLAINTEXT"), "CONTROLLER": ("controller", "PLAINTEXT")}
         if secure:
             listeners |= {"SASLTLS": ("sasl_ssl", "SASL_SSL"), "TLS": ("ssl", "SSL")}
+        if "via" in port:
+            listeners["VIA"] = ("via", "PLAINTEXT")
+        # Who comes by VIA is told to come through the port where a test listens in between.
+        advertised = {name: port["between"] if key == "via" else port[key]
+                      for name, (key, _) in listeners.items() if key != "controller"}
         lines = {
             "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.voters": f"1@127.0.0.1:{port['controller']}",
+            "node.id": str(node),
+            "controller.quorum.voters": voters,
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
             "listeners": ",".join(f"{name}://127.0.0.1:{port[key]}" for name, (key, _) in listeners.items()),
+            "advertised.listeners": ",".join(f"{name}://127.0.0.1:{at}" for name, at in advertised.items()),
             "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, (_, kind) in listeners.items()),
             "log.dirs": str(self.folder / "data"),
             **DEFAULTS,
@@ -154,34 +180,31 @@ class Broker:
         (self.folder / "server.properties").write_text("".join(f"{k}={v}\n" for k, v in lines.items()))
         (self.folder / "log4j2.properties").write_text(LOG4J)
 
-    def _format(self, secure):
-        command = ["format", "-t", _cluster_id(), "-c", str(self.folder / "server.properties")]
+    def _format(self, secure, cluster_id):
+        command = ["format", "-t", cluster_id, "-c", str(self.folder / "server.properties")]
         if secure:
             command += ["--add-scram", f"SCRAM-SHA-512=[name={USER},password={USER_PASSWORD}]"]
         done = subprocess.run(java("kafka.tools.StorageTool", command), capture_output=True, text=True)
         if done.returncode:
             raise Problem(f"formatting {self.folder} failed: {done.stdout.strip()} {done.stderr.strip()}")
 
-    def _launch(self, state):
+    def launch(self):
+        """Starts the process; nobody is waited for."""
+        state = self.state()
         options = [f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"]
         command = java("kafka.Kafka", [str(self.folder / "server.properties")], state["heap"], options)
         # A broker under load needs the full compiler, unlike the short-lived tools.
         command.remove("-XX:TieredStopAtLevel=1")
-        child, state["process"] = processes.spawn(command, self.folder / "kafka.log", self.folder)
+        self._child, state["process"] = processes.spawn(command, self.folder / "kafka.log", self.folder)
         self._write(state)
-        try:
-            self.wait(120, child)
-        except BaseException:
-            processes.kill(state["process"])  # half a broker would keep the ports
-            raise
 
-    def wait(self, seconds=120, child=None):
+    def wait(self, seconds=120):
         """Waits until the broker answers; fails at once when its process ends."""
         state = self.state()
         end = time.monotonic() + seconds
         while not wire.serves("127.0.0.1", state["ports"]["plain"]):
-            if child is not None:
-                child.poll()
+            if self._child is not None:
+                self._child.poll()
             if not processes.alive(state["process"]):
                 raise Problem(f"Kafka in {self.folder} ended while starting:\n{self._tail()}")
             if time.monotonic() > end:
@@ -194,10 +217,19 @@ class Broker:
 
     def restart(self):
         """Starts the broker again on the same data and ports; a running one is stopped cleanly first."""
-        state = self.state()
-        if processes.alive(state["process"]):
-            processes.end(state["process"], 60)
-        self._launch(state)
+        self.end()
+        self.launch()
+        try:
+            self.wait()
+        except BaseException:
+            processes.kill(self.state()["process"])  # half a broker would keep the ports
+            raise
+
+    def end(self):
+        """Stops a running one cleanly."""
+        who = self.state().get("process")
+        if processes.alive(who):
+            processes.end(who, 60)
 
     def kill9(self):
         """kill -9; returns when the process is gone."""
@@ -205,6 +237,12 @@ class Broker:
         if not processes.alive(who):
             raise Problem(f"the broker in {self.folder} (process {who['pid']}) is not running")
         processes.kill(who)
+
+    def kill_if_running(self):
+        """kill -9 of whatever is left."""
+        who = self.state().get("process")
+        if processes.alive(who):
+            processes.kill(who)
 
     def freeze(self, number):
         """SIGSTOP or SIGCONT."""
@@ -227,8 +265,9 @@ class Broker:
         self.state_file.unlink(missing_ok=True)
 
 
-def _cluster_id():
-    # As Kafka's own Uuid.randomUuid: never with a dash in front, which the command line would take for an option.
+def new_cluster_id():
+    """A random id in Kafka's own writing."""
+    # As Uuid.randomUuid does: never with a dash in front, which the command line would take for an option.
     while True:
         made = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if not made.startswith("-"):
@@ -245,6 +284,7 @@ TOOLS = {
     "kafka-console-producer": "org.apache.kafka.tools.ConsoleProducer",
     "kafka-delete-records": "org.apache.kafka.tools.DeleteRecordsCommand",
     "kafka-configs": "kafka.admin.ConfigCommand",
+    "kafka-acls": "kafka.admin.AclCommand",
     "kafka-transactions": "org.apache.kafka.tools.TransactionsCommand",
     "kafka-producer-perf-test": "org.apache.kafka.tools.ProducerPerformance",
     "kafka-dump-log": "kafka.tools.DumpLogSegments",

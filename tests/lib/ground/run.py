@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 
-from . import install, kafka, paths, processes
+from . import cluster, install, kafka, paths, processes
 
 ENDED_BY = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -31,6 +31,8 @@ def _sweep(runs):
 
 def _down_all(folder):
     """Every broker in the folder, those that the command itself started below it too."""
+    for note in list(folder.rglob("cluster.json")):
+        cluster.Cluster(note.parent).down()
     for state in folder.rglob("state.json"):
         kafka.Broker(state.parent).down()
 
