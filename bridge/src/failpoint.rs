@@ -14,6 +14,9 @@ static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
 /// The points, in the order of a record's way.
 pub const POINTS: [&str; 4] = ["before_publish", "before_commit", "after_commit", "before_clear"];
 
+/// Not on a record's way: an MDT crash was noticed, and nothing was published about it yet.
+pub const BEFORE_RETRACTION: &str = "before_retraction";
+
 fn armed() -> Option<&'static Armed> {
     ARMED
         .get_or_init(|| {

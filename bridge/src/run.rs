@@ -120,6 +120,7 @@ impl Bridge {
             g.members = members.get(&g.name).copied().unwrap_or(0);
             g.state = match (&g.holding, g.members) {
                 (Some(_), _) => "holding",
+                (None, _) if g.released > g.floor => "released",
                 (None, 0) => "idle",
                 (None, _) => "active",
             }

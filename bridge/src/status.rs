@@ -165,7 +165,10 @@ pub struct GroupStatus {
     pub lag_s: f64,
     /// Live members as the broker says.
     pub members: usize,
-    /// `active`, `idle` or `holding`.
+    /// Its policy has let it go up to here: the MDT may forget these records, the topic still holds them; 0: never.
+    #[serde(default)]
+    pub released: u64,
+    /// `active`, `idle`, `released` or `holding`.
     pub state: String,
     /// Set when holding.
     pub holding: Option<Holding>,

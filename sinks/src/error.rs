@@ -21,7 +21,7 @@ pub enum SinkError {
         /// The broker's own words.
         why: String,
     },
-    /// What the broker holds contradicts what was expected: topic recreated, partitions added, a limit too small,
+    /// What the broker holds contradicts what was expected: topic recreated, a limit too small,
     /// a foreign record. An operator has to look; nothing may be published or cleared.
     #[error("{what}: {why}; {hint}")]
     Mismatch {

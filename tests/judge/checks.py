@@ -9,7 +9,7 @@ from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from members import NEVER
+from members import NEVER, former
 
 SHOWN = 10
 PURGED_BY_ALL = "cleared by all users"
@@ -28,12 +28,14 @@ class Feed:
 
 @dataclass(eq=False)
 class Taker:
-    """A persistent group: which feed it takes, which MDTs (None: all), and whether it must have acknowledged all."""
+    """A persistent group: which feed it takes, which MDTs (None: all), whether it must have acknowledged all, and
+    whether clears have to wait for it (not for one that its policy may let go)."""
 
     group: object
     feed: str = ""
     mdts: frozenset | None = None
     must_finish: bool = True
+    holds: bool = True
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Verdict:
     records: int = 0
     cleared: int = 0
     purged_unread: int = 0
+    retractions: int = 0
 
     def add(self, kind, text):
         self.counts[kind] += 1
@@ -57,6 +60,7 @@ class Verdict:
         return {
             "records": self.records,
             "cleared": self.cleared,
+            "retractions": self.retractions,
             "lost": count["lost"] + count["not acknowledged"],
             "duplicates": count["duplicate"],
             "order_violations": count["order"] + count["misplaced"],
@@ -177,10 +181,15 @@ class Published:
         for group in groups:
             for partition, low in lows.items():
                 if low:
-                    for offset, (incarnation, index) in group.read.get((topic.name, partition), {}).items():
-                        if offset < low and (partition, offset, incarnation) not in self.deleted[index]:
-                            self.deleted[index].append((partition, offset, incarnation))
+                    self._gone(group, partition, low)
+                self._gone(group, former(partition), NEVER)
         self.matched = bytearray(len(topic) if topic is not None else 0)  # places that some record of the history accounts for
+
+    def _gone(self, group, partition, low):
+        """What this group read below `low`, where it can no longer be looked at."""
+        for offset, (incarnation, index) in group.read.get((self.topic.name, partition), {}).items():
+            if offset < low and (partition, offset, incarnation) not in self.deleted[index]:
+                self.deleted[index].append((partition, offset, incarnation))
 
     @staticmethod
     def _indexed(topic):
@@ -234,6 +243,7 @@ def check_mdt(history, topics, feeds, takers, verdict, without_groups=False):
         repairs = {topic.repairs: topic for topic in own if topic.repairs}
         void_ranges = check_topic(main, verdict) if main is not None else set()
         of_feed = [taker for taker in takers if taker.feed == feed.name]
+        verdict.retractions += len(void_ranges)
         published = Published(history, main, repairs, [taker.group for taker in of_feed], void_ranges)
         _check_feed(replay, feed, published, of_feed, done, verdict)
         if main is not None:
@@ -264,7 +274,8 @@ def _check_feed(replay, feed, published, takers, done, verdict):
             when = min((taker.group.when(*place) for place in live + repaired[taker]), default=NEVER)
             if when == NEVER and asked_for and taker.must_finish:
                 verdict.add("not acknowledged", f"{history.tell(row)} was not acknowledged by {taker.group.name}")
-            latest = max(latest, when)
+            if taker.holds:
+                latest = max(latest, when)
         done[row] = max(done[row], latest)
 
 

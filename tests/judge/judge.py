@@ -34,6 +34,13 @@ def arguments(words):
                         help="a persistent group; clears must wait for each of them")
     parser.add_argument("--unfinished", action="append", default=[], metavar="NAME",
                         help="a group that need not have acknowledged all by now; clears wait for it all the same")
+    parser.add_argument("--released", action="append", default=[], metavar="NAME",
+                        help="a group that a policy may let go: it must acknowledge everything, but no clear waits for it")
+    parser.add_argument("--before", action="append", default=[], metavar="DIR_OR_FILE",
+                        help="members' logs from before the topics were deleted and made again")
+    parser.add_argument("--retractions", type=int, default=0, help="as many must be seen, or the run proves nothing")
+    parser.add_argument("--pinned", type=int, default=0, metavar="N",
+                        help="partitions that keys are spread over, where somebody has added more")
     parser.add_argument("--feed", action="append", default=[], metavar="NAME=TYPE,...",
                         help="a feed and its types (the default feed's name is empty); without it: everything")
     parser.add_argument("--fault", required=True)
@@ -62,22 +69,23 @@ def feeds(said):
     return found
 
 
-def takers(said, unfinished, groups):
+def takers(said, unfinished, released, groups):
     """The persistent groups; one that never said anything is there too, and holds everything back."""
     found = []
     for text in said:
         text, _, mdts = text.partition("=")
         name, _, feed = text.partition("@")
         group = groups.setdefault(name, members.Group(name))
-        found.append(checks.Taker(group, feed, frozenset(mdts.split(",")) if mdts else None, name not in unfinished))
+        found.append(checks.Taker(group, feed, frozenset(mdts.split(",")) if mdts else None, name not in unfinished,
+                                  name not in released))
     return found
 
 
 def judge(said):
     """The verdict on a run."""
-    groups = members.read(said.members)
-    persistent = takers(said.group, said.unfinished, groups)
-    read = topics.read_all(said.bootstrap, avro.Decoder(said.avsc), said.prefix, not said.any_key)
+    groups = members.read(said.members, said.before)
+    persistent = takers(said.group, said.unfinished, said.released, groups)
+    read = topics.read_all(said.bootstrap, avro.Decoder(said.avsc), said.prefix, not said.any_key, pinned=said.pinned)
     now = time.time_ns()
     for taker in persistent:
         members.committed_now(said.bootstrap, taker.group, read, now)
@@ -101,6 +109,8 @@ def failures(verdict, said):
     found = [f"{count} × {kind}" for kind, count in sorted(verdict.counts.items()) if kind not in weak]
     if not verdict.records:
         found.append("the MDTs emitted nothing: the run proves nothing")
+    if verdict.retractions < said.retractions:
+        found.append(f"{verdict.retractions} retractions were seen, not {said.retractions}: the run proves too little")
     if not verdict.cleared and not said.nothing_cleared_ok:
         found.append("nothing was cleared: the run proves nothing")
     return found

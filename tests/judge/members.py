@@ -64,15 +64,32 @@ class Group:
         return commits.when(offset) if commits else NEVER
 
 
-def read(places):
-    """The groups in the members' logs; each place is a file or a folder of *.jsonl."""
+def former(partition):
+    """How a partition of a topic that was deleted and made again is called, of which the name tells nothing."""
+    return -1 - partition
+
+
+def read(places, before=()):
+    """The groups in the members' logs; each place is a file or a folder of *.jsonl. What is said in the places
+    `before` is about topics that were deleted and made again since."""
     groups = {}
+    for said in _lines(before):
+        for field in ("offsets", "records"):
+            if field in said:
+                said[field] = {topic: {former(int(p)): rows for p, rows in partitions.items()}
+                               for topic, partitions in said[field].items()}
+        _take(said, groups)
+    for said in _lines(places):
+        _take(said, groups)
+    return groups
+
+
+def _lines(places):
     for place in map(pathlib.Path, places):
         for file in sorted(place.glob("*.jsonl")) if place.is_dir() else [place]:
             for line in file.read_bytes().splitlines(keepends=True):
                 if line.endswith(b"\n"):  # a killed member may leave half a line: nothing was committed after it
-                    _take(json.loads(line), groups)
-    return groups
+                    yield json.loads(line)
 
 
 def _take(said, groups):

@@ -1,5 +1,8 @@
 """The judge bites: a right history passes, and each planted violation is found, and only it."""
 
+import json
+import pathlib
+import tempfile
 import unittest
 
 import checks
@@ -157,6 +160,32 @@ class Judge(unittest.TestCase):
         world.acknowledge("robinhood")
         world.clear(1)
         self.only(world, "early clear", 1, must_finish=False)
+
+    def test_no_clear_waits_for_a_group_that_was_released_but_it_must_acknowledge_everything(self):
+        world = World()
+        world.publish(range(30))
+        world.acknowledge("robinhood")
+        world.clear(30)
+        self.only(world, "not acknowledged", 30, holds=False)
+        world.acknowledge()
+        self.assertFalse(world.verdict(holds=False).counts)
+
+    def test_what_was_read_of_a_topic_deleted_since_counts_only_for_what_is_not_in_the_new_one(self):
+        world = World()
+        rows = {str(p): [(o, 1, 3 * o + p + 1) for o in range(10)] for p in range(PARTITIONS)}
+        ends = {str(p): 10 for p in range(PARTITIONS)}
+        with tempfile.TemporaryDirectory() as folder:
+            log = pathlib.Path(folder) / "m.jsonl"
+            log.write_text("".join(json.dumps({"group": group, "at_ns": world.now(), **line}) + "\n"
+                                   for group in world.groups for line in (
+                {"event": "started", "log_records": True}, {"event": "records", "records": {NAME: rows}},
+                {"event": "about", "offsets": {NAME: ends}})))
+            world.groups = members.read([], [log])
+        world.clear(20)
+        self.assertFalse(world.verdict().counts)
+        # The new topic's records are not acknowledged by what was said of the old one.
+        world.publish(range(20, 30), incarnation=2)
+        self.only(world, "not acknowledged", 20)
 
     def test_a_clear_without_any_group_is_early(self):
         world = good()

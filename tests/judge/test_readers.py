@@ -138,9 +138,10 @@ class Names(unittest.TestCase):
 
     def test_groups_and_feeds_are_read_from_the_command_line(self):
         known = {}
-        found = judge.takers(["a", "b@hsm=x-MDT0000,x-MDT0001"], ["b"], known)
-        self.assertEqual([(t.group.name, t.feed, t.mdts, t.must_finish) for t in found],
-                         [("a", "", None, True), ("b", "hsm", frozenset({"x-MDT0000", "x-MDT0001"}), False)])
+        found = judge.takers(["a", "b@hsm=x-MDT0000,x-MDT0001"], ["b"], ["a"], known)
+        self.assertEqual([(t.group.name, t.feed, t.mdts, t.must_finish, t.holds) for t in found],
+                         [("a", "", None, True, False),
+                          ("b", "hsm", frozenset({"x-MDT0000", "x-MDT0001"}), False, True)])
         self.assertEqual(judge.feeds(["hsm=HSM,11"])["hsm"].types, frozenset({16, 11}))
 
 

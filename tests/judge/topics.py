@@ -101,8 +101,9 @@ def retraction_header(headers):
     return None
 
 
-def read_all(bootstrap, decoder, prefix="lustre.", by_object=True, patience=90, settings=None):
-    """Every record topic of the broker, read to its end; waits for open transactions to end."""
+def read_all(bootstrap, decoder, prefix="lustre.", by_object=True, patience=90, settings=None, pinned=0):
+    """Every record topic of the broker, read to its end; waits for open transactions to end. `pinned`: how many of
+    its partitions a topic of several has records in, where that is fewer than all."""
     from confluent_kafka import Consumer, TopicPartition
     from confluent_kafka.admin import AdminClient
 
@@ -119,6 +120,8 @@ def read_all(bootstrap, decoder, prefix="lustre.", by_object=True, patience=90, 
                 topic.partitions = len(about.partitions)
                 found[name] = topic
         wanted = [TopicPartition(t.name, p) for t in found.values() for p in range(t.partitions)]
+        for topic in found.values():
+            topic.partitions = min(pinned, topic.partitions) or topic.partitions
         if wanted:
             _settled(admin, wanted, patience)
             _read(reader, found, wanted, decoder, by_object)

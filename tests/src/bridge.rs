@@ -35,6 +35,8 @@ pub struct Options {
     pub sink_memory: usize,
     /// More lines of the configuration, of the sink's table first, then whole tables.
     pub more: &'static str,
+    /// Groups of `groups` that may be let go when they hold back more than so many records.
+    pub released: Vec<(&'static str, u64)>,
     /// On a cluster: the bridge reaches it through the proxy.
     pub by_proxy: bool,
 }
@@ -50,6 +52,7 @@ impl Default for Options {
             memory: "128MiB",
             sink_memory: 32 << 20,
             more: "",
+            released: Vec::new(),
             by_proxy: false,
         }
     }
@@ -125,6 +128,9 @@ memory_bytes = {sink_memory}
             let _ = write!(text, "\n[groups.{name}-{group}]\nfrom = \"oldest\"\n");
             if let Some(feed) = feed {
                 let _ = writeln!(text, "feed = {feed:?}");
+            }
+            if let Some((_, backlog)) = options.released.iter().find(|(name, _)| *name == group) {
+                let _ = writeln!(text, "policy = {{ release = {{ backlog = {backlog} }} }}");
             }
         }
         let config = scene.dir().join("clbridge.toml");

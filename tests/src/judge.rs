@@ -35,6 +35,14 @@ pub struct Case {
     pub ended_by: String,
     /// The seed of what was drawn.
     pub seed: u64,
+    /// Groups that a policy may let go.
+    pub released: Vec<String>,
+    /// Members' logs from before the topics were deleted and made again.
+    pub before: Option<PathBuf>,
+    /// The least number of retractions that an MDT's topic must show, where anything was taken back.
+    pub retractions: u32,
+    /// Partitions that keys are spread over, where somebody has added more; 0: all.
+    pub pinned: u32,
 }
 
 impl Case {
@@ -53,6 +61,14 @@ impl Case {
         for group in &self.groups {
             command.args(["--group", group]);
         }
+        for group in &self.released {
+            command.args(["--released", group]);
+        }
+        if let Some(before) = &self.before {
+            command.arg("--before").arg(before);
+        }
+        command.args(["--retractions", &self.retractions.to_string()]);
+        command.args(["--pinned", &self.pinned.to_string()]);
         for feed in &self.feeds {
             command.args(["--feed", feed]);
         }

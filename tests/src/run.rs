@@ -1,5 +1,6 @@
 //! A whole run: broker, MDTs, bridge and members together, from the first start to the judge's verdict.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clbridge::status::MdtStatus;
@@ -32,6 +33,11 @@ pub struct Run {
     pub joined_by_pattern: Vec<&'static str>,
     /// What ended the fault, where it did not end by itself.
     pub ended_by: String,
+    /// Partitions that keys are spread over, where the test has added more; 0: all.
+    pub pinned: u32,
+    /// Retractions that a topic must show for the run to prove anything.
+    pub retractions: u32,
+    before: Option<PathBuf>,
     options: Options,
     joined: u32,
     watch: Option<Watch>,
@@ -66,6 +72,9 @@ impl Run {
             scene,
             joined_by_pattern: Vec::new(),
             ended_by: String::new(),
+            pinned: 0,
+            retractions: 0,
+            before: None,
             options: options.clone(),
             joined: 0,
             watch: None,
@@ -121,6 +130,31 @@ impl Run {
         self.members.len() - 1
     }
 
+    /// What members have said so far is about topics that are now deleted and made again; no member runs.
+    pub fn topics_are_new(&mut self) {
+        let (now, before) = (self.scene.dir().join("members"), self.scene.dir().join("members-before"));
+        std::fs::rename(&now, &before).unwrap();
+        std::fs::create_dir(now).unwrap();
+        self.before = Some(before);
+    }
+
+    /// Types a command that `status` names, `clbridge …`, and remembers that it ended the fault.
+    pub fn obey(&mut self, command: &str) {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        assert_eq!(words.first(), Some(&"clbridge"), "{command} is no command of clbridge");
+        crate::tell!("{command}: {}", self.bridge.says(&words[1..]).trim());
+        let name = self.scene.name().to_owned();
+        self.ended(&command.replace(&format!("{name}-"), ""));
+    }
+
+    /// Remembers what ended the fault.
+    pub fn ended(&mut self, by: &str) {
+        if !self.ended_by.is_empty() {
+            self.ended_by.push_str("; ");
+        }
+        self.ended_by.push_str(by);
+    }
+
     /// Waits until everything that was logged was cleared.
     pub fn all_cleared(&self) {
         wait::until_true("everything that the MDTs logged was cleared", PATIENCE, || self.sim.backlog() == 0);
@@ -168,6 +202,10 @@ impl Run {
             groups: self.options.groups.iter().chain(&self.joined_by_pattern).map(|g| self.group(g)).collect(),
             feeds: self.options.feeds.iter().map(|(name, types, _)| format!("{name}={}", types.join(","))).collect(),
             unfinished: Vec::new(),
+            released: self.options.released.iter().map(|(name, _)| self.group(name)).collect(),
+            before: self.before.clone(),
+            retractions: self.retractions,
+            pinned: self.pinned,
             fault: fault.to_owned(),
             sink: match self.options.delivery {
                 "idempotent" => "kafka-idempotent".to_owned(),

@@ -32,6 +32,7 @@ impl Core {
                     lag_positions: t.lag_positions(g),
                     lag_s: if caught_up { 0.0 } else { self.timeline.age_behind(g.floor(), now).as_secs_f64() },
                     members: 0,
+                    released: g.released(),
                     state: String::new(),
                     holding: holding.or(repairing),
                 }

@@ -18,6 +18,7 @@ use super::recovery::{self, RecoveryError};
 use super::writer::{Parts, Writer, WriterError};
 use super::{PipelineSettings, Shared, clock, groups};
 use crate::core::{Core, Event, Found, Stop};
+use crate::failpoint;
 use crate::source::{SourceError, SourceFactory};
 use crate::status::Phase;
 
@@ -184,6 +185,7 @@ impl World {
         info!(mdt = %self.mdt, ?plan, "plan");
         if plan.retract.is_some() {
             self.tell(|t| t.crashes += 1);
+            failpoint::hit(failpoint::BEFORE_RETRACTION);
         }
 
         let state = recovered.state.unwrap_or_else(|| State::first(self.mdt.clone(), self.settings.owner.clone()));

@@ -39,6 +39,7 @@ pub(crate) fn one_running() -> BridgeStatus {
                 lag_positions: 25,
                 lag_s: 0.5,
                 members: 3,
+                released: 0,
                 state: "active".into(),
                 holding: None,
             }],

@@ -88,7 +88,7 @@ impl Default for KafkaConfig {
             linger_ms: 5,
             compression: "lz4".to_owned(),
             memory_bytes: 64 << 20,
-            request_timeout_ms: 30_000,
+            request_timeout_ms: 10_000,
             instance: "clbridge".to_owned(),
             mock: false,
             librdkafka: BTreeMap::new(),
@@ -198,6 +198,11 @@ impl KafkaConfig {
     /// What every client has in common: brokers, name, and everything that is passed through.
     pub(super) fn client(&self) -> Result<ClientConfig, SinkError> {
         let mut c = ClientConfig::new();
+        // A broker that stands still is left for the new leader after this time, not after librdkafka's minute; it
+        // must be below the transaction's own (librdkafka, CONFIGURATION.md, transaction.timeout.ms).
+        let silent = self.request_timeout_ms.min(self.transaction_timeout_ms.saturating_sub(500)).clamp(500, 300_000);
+        c.set("socket.timeout.ms", silent.to_string())
+            .set("socket.connection.setup.timeout.ms", silent.max(1_000).to_string());
         for (key, value) in &self.librdkafka {
             let (key, value) = match (key.strip_suffix("_file"), value.strip_prefix("file:")) {
                 (Some(key), path) => (key, secret(key, path.unwrap_or(value))?),

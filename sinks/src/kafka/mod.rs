@@ -20,7 +20,7 @@ mod topology;
 mod write;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use clbridge_schemas::ids::{MdtName, RecordId};
@@ -124,19 +124,34 @@ impl Shared {
         self.try_ask(call)?.map_err(|e| sort(what(), &e))
     }
 
-    /// As `ask`, for who looks at the error.
+    /// As `ask`, for who looks at the error. A handle keeps a coordinator that it once found for minutes, dead or not:
+    /// after an answer that did not come the next question is asked by a new one.
     fn try_ask<T>(&self, call: impl Fn(&Admin) -> Result<T, NativeError>) -> Result<Result<T, NativeError>, SinkError> {
-        let mut attempt = 0;
+        let mut again = false;
+        let began = Instant::now();
         loop {
-            let asker = self.asker(attempt > 0)?;
+            let asker = self.asker(again)?;
             match call(&asker) {
-                Err(e) if attempt < MOVES && moves(e.code) => {
-                    attempt += 1;
+                // A question may take the whole time itself, and who asks has other things to do.
+                Err(e) if began.elapsed() < MOVING.min(self.config.request_timeout()) && moves(e.code) => {
+                    again = true;
                     std::thread::sleep(Duration::from_millis(100));
+                }
+                Err(e) => {
+                    if silent(e.code) {
+                        self.forget_asker(&asker);
+                    }
+                    return Ok(Err(e));
                 }
                 answer => return Ok(answer),
             }
         }
+    }
+
+    /// The next question is asked by another handle, unless that is so already.
+    fn forget_asker(&self, asked: &Arc<Admin>) {
+        let mut asker = self.asker.lock().unwrap_or_else(PoisonError::into_inner);
+        asker.take_if(|now| Arc::ptr_eq(now, asked));
     }
 
     fn asker(&self, anew: bool) -> Result<Arc<Admin>, SinkError> {
@@ -151,8 +166,8 @@ impl Shared {
     }
 }
 
-/// How often a moving coordinator or leader is followed within one call.
-const MOVES: u32 = 20;
+/// How long a moving coordinator or leader is followed within one call.
+const MOVING: Duration = Duration::from_secs(3);
 
 fn moves(code: RDKafkaErrorCode) -> bool {
     matches!(
@@ -161,9 +176,22 @@ fn moves(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::UnknownLeaderEpoch
             | RDKafkaErrorCode::NotLeaderForPartition
             | RDKafkaErrorCode::LeaderNotAvailable
+            | RDKafkaErrorCode::OffsetNotAvailable
             | RDKafkaErrorCode::NotCoordinator
             | RDKafkaErrorCode::CoordinatorNotAvailable
             | RDKafkaErrorCode::CoordinatorLoadInProgress
+    )
+}
+
+/// Nobody answered.
+fn silent(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::RequestTimedOut
+            | RDKafkaErrorCode::TimedOutQueue
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
     )
 }
 

@@ -75,16 +75,6 @@ impl Shared {
                     let hint = "set kafka.topic_prefix back, or `clbridge reset`".to_owned();
                     return differs("name", &pin.name, &name, hint);
                 }
-                if pin.partitions != found.partitions {
-                    let hint =
-                        format!("keys have moved between partitions: `clbridge reset {mdt}` after deleting the topic");
-                    return differs(
-                        "partition count",
-                        &pin.partitions.to_string(),
-                        &found.partitions.to_string(),
-                        hint,
-                    );
-                }
                 if pin.id != found.id {
                     let hint = format!("it was deleted and created again: `clbridge reset {mdt}`");
                     return differs("id", &pin.id, &found.id, hint);
@@ -100,13 +90,22 @@ impl Shared {
                 must.extend(self.config.min_insync.map(|n| Must::Reach("min.insync.replicas", u64::from(n))));
                 self.check_settings(&name, &must)?;
             }
+            // Partitions that somebody added stay empty: with them a key's records would move, and lose their order.
+            let partitions = pin.map_or(found.partitions, |p| p.partitions);
+            if partitions < found.partitions {
+                tracing::warn!(
+                    "topic {name} has {} partitions now; clbridge goes on with the first {partitions}, by which keys are spread: \
+                     for more of them see docs/brokers/kafka.md",
+                    found.partitions
+                );
+            }
             topics.push(Topic {
                 ix: TopicIx(i as u16),
                 name,
                 feed: spec.feed.clone(),
                 mdt: spec.mdt.clone(),
                 id: found.id,
-                partitions: found.partitions,
+                partitions,
                 created,
                 replicas: found.replicas,
             });

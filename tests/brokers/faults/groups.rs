@@ -8,13 +8,13 @@ use clbridge_tests::run::{PATIENCE, Run};
 use clbridge_tests::{tell, wait};
 
 /// Why the group with this short name holds on the only MDT, if it does.
-fn holding(run: &Run, group: &str) -> Option<Holding> {
+pub fn holding(run: &Run, group: &str) -> Option<Holding> {
     let name = run.group(group);
     run.running().remove(0).groups.into_iter().find(|g| g.name == name).expect("status shows the group").holding
 }
 
 /// Waits until the group holds for this reason; returns what `status` says of it.
-fn held(run: &Run, group: &str, reason: &str) -> Holding {
+pub fn held(run: &Run, group: &str, reason: &str) -> Holding {
     let why = wait::until("the group holds", PATIENCE, || holding(run, group));
     assert_eq!(why.reason, reason, "{}", why.text);
     tell!("{group} holds: {} ({}); ended by: {}", why.reason, why.text, why.command);
@@ -22,7 +22,7 @@ fn held(run: &Run, group: &str, reason: &str) -> Holding {
 }
 
 /// Nothing is cleared while the load goes on. A clear that was on its way when the group began to hold may still end.
-fn nothing_is_cleared(run: &Run) {
+pub fn nothing_is_cleared(run: &Run) {
     std::thread::sleep(Duration::from_millis(500));
     let cleared = run.sim.cleared();
     let logged = run.sim.backlog();
@@ -32,21 +32,16 @@ fn nothing_is_cleared(run: &Run) {
     assert!(run.sim.backlog() > logged, "nothing was logged meanwhile");
 }
 
-/// Types the command that `status` names.
-fn obey(run: &Run, why: &Holding) {
-    let words: Vec<&str> = why.command.split_whitespace().collect();
-    assert_eq!(words.first(), Some(&"clbridge"), "{} is no command of clbridge", why.command);
-    tell!("{}", run.bridge.says(&words[1..]).trim());
-}
-
-fn end(run: Run, fault: &str) {
+/// Clears go on; the run is judged.
+pub fn end(run: Run, fault: &str) {
     let cleared = run.sim.cleared();
     run.cleared_beyond(cleared + 2000);
     run.sim.emit_stop();
     run.finish(fault, 1, 0);
 }
 
-fn two_groups() -> Options {
+/// Of which one is behind.
+pub fn two_groups() -> Options {
     Options { groups: vec!["robinhood", "lake"], ..Options::default() }
 }
 
@@ -68,7 +63,7 @@ fn a_deleted_group_holds_until_its_positions_are_accepted_anew() {
     // then it holds, nothing is cleared, and the command in status ends it
     let why = held(&run, "lake", "positions_vanished");
     nothing_is_cleared(&run);
-    obey(&run, &why);
+    run.obey(&why.command);
     wait::until_true("the group no longer holds", PATIENCE, || holding(&run, "lake").is_none());
     run.join("lake", &[]);
     end(run, "group deleted");
@@ -91,7 +86,7 @@ fn a_group_whose_offsets_expired_holds_until_its_positions_are_accepted_anew() {
     // then it holds, nothing is cleared, and the command in status ends it
     let why = held(&run, "lake", "positions_vanished");
     nothing_is_cleared(&run);
-    obey(&run, &why);
+    run.obey(&why.command);
     wait::until_true("the group no longer holds", PATIENCE, || holding(&run, "lake").is_none());
     run.join("lake", &[]);
     end(run, "offsets expired");
@@ -156,7 +151,7 @@ fn records_deleted_behind_our_back_hold_until_the_group_has_read_them_from_its_r
     let why = held(&run, "lake", "evicted");
     run.sim.emit(0, 500);
     nothing_is_cleared(&run);
-    obey(&run, &why);
+    run.obey(&why.command);
     let topics = format!("{topic},{topic}.repair.{}", run.group("lake"));
     wait::until_true("the records stand in the repair topic", PATIENCE, || {
         holding(&run, "lake").is_some_and(|why| why.reason == "repair_unread")

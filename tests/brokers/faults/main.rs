@@ -5,3 +5,5 @@ mod broker;
 mod groups;
 mod kills;
 mod mdt_crash;
+mod meddling;
+mod replicated;

@@ -1,90 +1,194 @@
-//! An MDT crash that takes back records that were published already, and gives their indexes to others.
+//! An MDT crash that takes back records that were published already, and gives their indexes to others. What varies is
+//! drawn from the seed: how much is replayed, how long the new log is, how long the MDT is away, whether readers are
+//! thrown out.
 
 use std::time::{Duration, Instant};
 
 use clbridge_tests::bridge::Options;
 use clbridge_tests::run::{PATIENCE, Run};
 use clbridge_tests::sim::COMMIT_MS;
+use clbridge_tests::times::{rng, times};
 use clbridge_tests::{tell, wait};
 use mdt_sim::mdt::{Crash, Length};
+use rand::Rng;
+use rand::rngs::StdRng;
 
-/// Crashes the first MDT when it has published what is not committed; `amid` happens between the last commit and the
-/// crash. The window without a commit stays below the bridge's `clear.min_age`.
-fn crash_uncommitted(run: &mut Run, how: Crash, amid: impl FnOnce(&mut Run)) {
-    let mdt = run.sim.mdts()[0].clone();
+/// The MDT that crashes.
+fn victim(run: &Run) -> String {
+    run.sim.mdts()[0].clone()
+}
+
+/// A crash of at least two seconds, the quickest that a real MDT's recovery is.
+fn drawn(rng: &mut StdRng) -> Crash {
+    let length = [Length::Shorter, Length::Equal, Length::Longer][rng.random_range(0..3)];
+    Crash { down_s: rng.random_range(2.2..4.0), evict: rng.random(), replay: rng.random_range(0.0..1.0), length }
+}
+
+/// Ends the commits of the MDT. From here to the crash less than the bridge's `clear.min_age` may pass.
+fn hold_commits(run: &Run) -> u64 {
+    let mdt = victim(run);
     run.sim.commit_interval(&mdt, 0);
     run.sim.commit(&mdt);
-    let committed = run.sim.stats(&mdt).committed_index;
-    wait::until_true("records behind the commit point are published", PATIENCE, || {
-        run.bridge.running(run.sim.mdts().len()).is_some_and(|mdts| mdts[0].durable > committed + 50)
-    });
-    amid(run);
+    run.sim.stats(&mdt).committed_index
+}
+
+fn crash(run: &Run, how: Crash) {
+    let mdt = victim(run);
     let report = run.sim.crash(&mdt, how);
     run.sim.commit_interval(&mdt, COMMIT_MS);
     tell!(
-        "{mdt} crashed: {} records behind {} taken back, {} replayed, {} others followed, clears taken back: {:?}",
+        "{mdt} crashed for {:.1} s: {} records behind {} taken back, {} replayed, {} others followed ({:?}), clears taken back: {:?}",
+        how.down_s,
         report.lost,
         report.committed_index,
         report.replayed,
         report.fresh,
+        how.length,
         report.clears
     );
     assert!(report.lost > 0, "the crash took nothing back");
 }
 
-/// Waits until the first MDT has begun this incarnation, and it was shown.
-fn incarnation(run: &Run, wanted: u32) {
-    wait::until_true("the crash was noticed", PATIENCE, || {
-        run.bridge.running(run.sim.mdts().len()).is_some_and(|mdts| mdts[0].incarnation == wanted)
+/// Crashes the MDT when it has published what is not committed; `amid` happens between the last commit and the crash.
+fn crash_uncommitted(run: &mut Run, how: Crash, amid: impl FnOnce(&mut Run)) {
+    let committed = hold_commits(run);
+    let mdts = run.sim.mdts().len();
+    wait::until_true("records behind the commit point are published", PATIENCE, || {
+        run.bridge.running(mdts).is_some_and(|mdts| mdts[0].durable > committed + 50)
     });
+    amid(run);
+    crash(run, how);
 }
 
-fn end(run: Run, fault: &str, runs: u32, recovery_ms: u64) {
-    let cleared = run.sim.cleared();
-    run.cleared_beyond(cleared + 2000);
-    run.sim.emit_stop();
-    run.finish(fault, runs, recovery_ms);
+/// The incarnation of the MDT that crashes.
+fn incarnation(run: &Run) -> u32 {
+    run.running()[0].incarnation
 }
 
-#[test]
-fn reused_indexes_are_told_apart_when_an_mdt_crashes_while_it_is_read() {
-    // given two MDTs that are read
-    let mut run = Run::new("crash-reading", 2, &Options::default());
-    run.start();
-    run.join("robinhood", &[]);
-    run.sim.emit(0, 3000);
-    run.cleared_beyond(4000);
+/// Waits until the MDT has begun a later incarnation, and it is shown, and something of it is cleared. Returns the
+/// milliseconds until the first.
+fn noticed(run: &Run, before: u32, since: Instant) -> u64 {
+    let mdts = run.sim.mdts().len();
+    wait::until_true("the crash was noticed", PATIENCE, || {
+        run.bridge.running(mdts).is_some_and(|mdts| mdts[0].incarnation > before)
+    });
+    let ms = u64::try_from(since.elapsed().as_millis()).unwrap();
+    let cleared = run.sim.stats(&victim(run)).cleared.unwrap_or(0);
+    wait::until_true("clears go on behind the crash", PATIENCE, || {
+        run.sim.stats(&victim(run)).cleared.unwrap_or(0) > cleared + 1000
+    });
+    ms
+}
 
-    // when one crashes three times, and its new log is shorter, equal and longer
-    let mut recovery_ms = 0;
-    for (n, length) in (2..).zip([Length::Shorter, Length::Equal, Length::Longer]) {
-        let began = Instant::now();
-        crash_uncommitted(&mut run, Crash { down_s: 2.5, length, ..Crash::default() }, |_| ());
-        // then the bridge begins another incarnation
-        incarnation(&run, n);
-        recovery_ms = recovery_ms.max(u64::try_from(began.elapsed().as_millis()).unwrap());
+/// A crash repeated, each with what is drawn for it, and judged at the end.
+fn repeat(mut run: Run, fault: &str, few: u32, stream: u64, mut round: impl FnMut(&mut Run, &mut StdRng)) {
+    let (rounds, mut rng, mut recovery_ms) = (times(few), rng(stream), 0);
+    for _ in 0..rounds {
+        let (before, began) = (incarnation(&run), Instant::now());
+        round(&mut run, &mut rng);
+        recovery_ms = recovery_ms.max(noticed(&run, before, began));
     }
-    end(run, "MDT crash while reading", 3, recovery_ms);
+    run.retractions = rounds;
+    run.sim.emit_stop();
+    run.ended("by itself");
+    run.finish(fault, rounds, recovery_ms);
 }
 
-#[test]
-fn reused_indexes_are_told_apart_when_an_mdt_crashes_while_the_bridge_is_down() {
-    // given an MDT whose newest records are published and not committed
-    let mut run = Run::new("crash-down", 1, &Options::default());
+/// One group that keeps up, under a load that goes on.
+fn one_group(name: &str, mdts: usize) -> Run {
+    let mut run = Run::new(name, mdts, &Options::default());
     run.start();
     run.join("robinhood", &[]);
     run.sim.emit(0, 2000);
     run.cleared_beyond(4000);
+    run
+}
 
-    // when it crashes after the bridge was killed
-    crash_uncommitted(&mut run, Crash { length: Length::Longer, ..Crash::default() }, |run| run.bridge.kill9());
-    let began = Instant::now();
-    run.bridge.start(None);
+#[test]
+fn reused_indexes_are_told_apart_when_an_mdt_crashes_while_it_is_read() {
+    // given two MDTs that are read, when one crashes, and its new log is shorter, equal or longer, then it is noticed
+    let mut lengths = [Length::Shorter, Length::Equal, Length::Longer].into_iter().cycle();
+    repeat(one_group("crash-reading", 2), "MDT crash while reading", 3, 1, |run, rng| {
+        let how = Crash { length: lengths.next().unwrap(), ..drawn(rng) };
+        crash_uncommitted(run, how, |_| ());
+    });
+}
 
-    // then the next start finds it
-    incarnation(&run, 2);
-    let recovery_ms = u64::try_from(began.elapsed().as_millis()).unwrap();
-    end(run, "MDT crash while the bridge is down", 1, recovery_ms);
+#[test]
+fn reused_indexes_are_told_apart_when_every_record_is_replayed_with_a_new_time() {
+    // given an MDT that is read, when clients replay all that it lost, then the times tell them apart
+    repeat(one_group("crash-replay", 1), "MDT crash, all replayed with new times", 1, 2, |run, rng| {
+        crash_uncommitted(run, Crash { replay: 1.0, length: Length::Equal, ..drawn(rng) }, |_| ());
+    });
+}
+
+#[test]
+fn reused_indexes_are_told_apart_when_an_mdt_crashes_while_the_bridge_is_down() {
+    // given an MDT whose newest records are published and not committed, when it crashes after the bridge was killed
+    repeat(one_group("crash-down", 1), "MDT crash while the bridge is down", 1, 3, |run, rng| {
+        crash_uncommitted(run, drawn(rng), |run| run.bridge.kill9());
+        // then the next start finds it
+        run.bridge.start(None);
+    });
+}
+
+#[test]
+fn reused_indexes_are_told_apart_when_the_bridge_is_killed_between_noticing_and_publishing() {
+    // given a bridge that will die when it has just noticed a crash
+    repeat(
+        one_group("crash-killed", 1),
+        "MDT crash, bridge killed between detection and first publish",
+        1,
+        4,
+        |run, rng| {
+            run.bridge.kill9();
+            run.bridge.start(Some("before_retraction:1"));
+            let durable = run.sim.stats(&victim(run)).committed_index;
+            wait::until_true("it publishes again", PATIENCE, || {
+                run.bridge.running(1).is_some_and(|mdts| mdts[0].durable > durable)
+            });
+            // when that comes
+            crash_uncommitted(run, drawn(rng), |_| ());
+            wait::until_true("the bridge has died at the named point", PATIENCE, || run.bridge.has_ended());
+            assert!(run.bridge.log().contains("failpoint before_retraction reached"));
+            // then the next start notices it again
+            run.bridge.start(None);
+        },
+    );
+}
+
+#[test]
+fn reused_indexes_are_told_apart_when_an_mdt_crashes_twice_in_a_row() {
+    // given an MDT that is read, when it crashes again as soon as it is back, then both are told apart
+    repeat(one_group("crash-twice", 1), "MDT crash twice in a row", 1, 5, |run, rng| {
+        crash_uncommitted(run, drawn(rng), |_| ());
+        let committed = hold_commits(run);
+        let mdt = victim(run);
+        wait::until_true("there is something to lose again", PATIENCE, || {
+            run.sim.stats(&mdt).last_index > committed + 50
+        });
+        crash(run, drawn(rng));
+    });
+}
+
+#[test]
+fn no_acknowledgement_of_what_was_taken_back_clears_what_stands_there_now() {
+    // given a group that has acknowledged records which are not committed yet
+    repeat(
+        one_group("crash-acked", 1),
+        "MDT crash after all groups acknowledged what it takes back",
+        1,
+        6,
+        |run, rng| {
+            crash_uncommitted(run, drawn(rng), |run| {
+                let committed = run.sim.stats(&victim(run)).committed_index;
+                wait::until_true("the group has acknowledged them", PATIENCE, || {
+                    run.bridge.running(1).is_some_and(|mdts| mdts[0].acknowledged > committed + 50)
+                });
+            });
+            // then the judge finds no clear of what took their place before it was acknowledged
+        },
+    );
 }
 
 #[test]
@@ -98,59 +202,44 @@ fn reused_indexes_are_told_apart_when_the_prefetch_hides_the_crash_behind_a_stal
     run.cleared_beyond(8000);
 
     // when the MDT crashes while the kernel still has prefetched records for a reader that waits for the broker
-    // and is away for as long as a very quick one
-    crash_uncommitted(&mut run, Crash { down_s: 2.5, length: Length::Longer, ..Crash::default() }, |run| {
-        run.broker.stop();
-        wait::until_true("the bridge no longer reads", PATIENCE, || {
-            let read = || run.bridge.running(1).map(|mdts| mdts[0].read);
-            let before = read();
-            std::thread::sleep(Duration::from_millis(100));
-            before.is_some() && read() == before
+    repeat(run, "MDT crash hidden behind the prefetch while the broker is stalled", 1, 7, |run, rng| {
+        crash_uncommitted(run, Crash { length: Length::Longer, ..drawn(rng) }, |run| {
+            run.broker.stop();
+            wait::until_true("the bridge no longer reads", PATIENCE, || {
+                let read = || run.bridge.running(1).map(|mdts| mdts[0].read);
+                let before = read();
+                std::thread::sleep(Duration::from_millis(100));
+                before.is_some() && read() == before
+            });
         });
+        // then it is noticed all the same
+        run.broker.cont();
     });
-    let began = Instant::now();
-    run.broker.cont();
-
-    // then it is noticed all the same
-    incarnation(&run, 2);
-    let recovery_ms = u64::try_from(began.elapsed().as_millis()).unwrap();
-    end(run, "MDT crash hidden behind the prefetch while the broker is stalled", 1, recovery_ms);
 }
 
 #[test]
 fn nothing_is_cleared_early_when_a_clear_is_in_flight_while_an_mdt_crashes() {
     // given an MDT with records that are stable, and a group that is behind
-    let mut run = Run::new("crash-clear", 1, &Options::default());
-    run.start();
-    let member = run.join("robinhood", &[]);
-    run.sim.emit(0, 2000);
-    run.cleared_beyond(4000);
-    run.members[member].pause();
-    std::thread::sleep(Duration::from_millis(COMMIT_MS * 10));
-
-    // when the group catches up while the MDT is away, so that a clear is sent to it then
-    let mdt = run.sim.mdts()[0].clone();
+    let run = one_group("crash-clear", 1);
     let sent = |run: &Run| run.bridge.log().matches("action=Clear").count();
-    run.sim.commit_interval(&mdt, 0);
-    run.sim.commit(&mdt);
-    std::thread::sleep(Duration::from_millis(COMMIT_MS));
-    let before = sent(&run);
-    let began = Instant::now();
-    let report = std::thread::scope(|scope| {
-        let sim = &run.sim;
-        let crash = scope.spawn(|| sim.crash(&mdt, Crash { down_s: 4.0, ..Crash::default() }));
-        std::thread::sleep(Duration::from_millis(300));
-        run.members[member].go_on();
-        wait::until_true("a clear is sent", PATIENCE, || sent(&run) > before);
-        assert!(!run.sim.stats(&mdt).up, "the clear was sent only after the MDT was back");
-        crash.join().unwrap()
-    });
-    run.sim.commit_interval(&mdt, COMMIT_MS);
-    tell!("{mdt} crashed with a clear in flight: {} records taken back", report.lost);
-    assert!(report.lost > 0, "the crash took nothing back");
+    repeat(run, "MDT crash with a clear in flight", 1, 8, |run, rng| {
+        run.members[0].pause();
+        std::thread::sleep(Duration::from_millis(COMMIT_MS * 10));
 
-    // then the reused indexes are noticed, and the judge finds no early clear
-    incarnation(&run, 2);
-    let recovery_ms = u64::try_from(began.elapsed().as_millis()).unwrap();
-    end(run, "MDT crash with a clear in flight", 1, recovery_ms);
+        // when the group catches up while the MDT is away, so that a clear is sent to it then
+        hold_commits(run);
+        std::thread::sleep(Duration::from_millis(COMMIT_MS));
+        let before = sent(run);
+        let how = Crash { down_s: rng.random_range(4.0..5.0), ..drawn(rng) };
+        std::thread::scope(|scope| {
+            let run = &*run;
+            let crash = scope.spawn(|| crash(run, how));
+            std::thread::sleep(Duration::from_millis(300));
+            run.members[0].go_on();
+            wait::until_true("a clear is sent", PATIENCE, || sent(run) > before);
+            assert!(!run.sim.stats(&victim(run)).up, "the clear was sent only after the MDT was back");
+            crash.join().unwrap();
+        });
+        // then the reused indexes are noticed, and the judge finds no early clear
+    });
 }
