@@ -4,10 +4,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 CLBRIDGE := $(TARGET)/release/clbridge
 SECONDS_TO_FUZZ ?= 600
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test bench faults fuzz sim
+.PHONY: help deps build demo test bench faults fuzz sim mdt-sim
 
 help: ## these lines
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 14
 
 deps: ## what the build needs (installed by apt-get as root, else the line to type is printed)
 	@tests/up install build
@@ -32,5 +32,8 @@ faults: deps ## the long fault runs on a real Kafka: kills, MDT crashes, broker,
 fuzz: deps ## fuzzes the record codec for SECONDS_TO_FUZZ seconds (default 600)
 	schemas/fuzz/run $(SECONDS_TO_FUZZ)
 
-sim: deps ## a simulated MDT to play with; ARGS are those of `mdt-sim serve`
+sim: deps ## the deterministic simulation; SEEDS=FROM..TO for as many schedules as wished, SEED=N for one with its trace
+	cargo test --release -p clbridge-tests --test simulation -- --nocapture
+
+mdt-sim: deps ## a simulated MDT to play with; ARGS are those of `mdt-sim serve`
 	cargo run --release --bin mdt-sim -- serve $(ARGS)
