@@ -131,6 +131,8 @@ pub fn command_for(reason: &str, mdt: &str) -> String {
         "stopped_reset" | "stopped_below_stable" | "state_unreadable" | "topic_changed" | "foreign_records" => {
             format!("look at what happened, then: clbridge reset {mdt}")
         }
+        // The error ends with what to do.
+        "broker_mismatch" => "do what the error says; it is looked at again every few seconds".into(),
         _ => "see the log and docs/what-happens-when.md, then restart clbridge".into(),
     }
 }

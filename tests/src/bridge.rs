@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clbridge::status::{BridgeStatus, MdtStatus, Phase};
 
+use crate::broker::{Broker, Secured};
 use crate::process::Process;
 use crate::scene::Scene;
 use crate::sim::{COMMIT_MS, Sim};
@@ -39,6 +40,8 @@ pub struct Options {
     pub released: Vec<(&'static str, u64)>,
     /// On a cluster: the bridge reaches it through the proxy.
     pub by_proxy: bool,
+    /// On a secured broker: the bridge comes by TLS and says who it is.
+    pub secured: bool,
 }
 
 impl Default for Options {
@@ -54,6 +57,7 @@ impl Default for Options {
             more: "",
             released: Vec::new(),
             by_proxy: false,
+            secured: false,
         }
     }
 }
@@ -69,7 +73,8 @@ pub struct Bridge {
 
 impl Bridge {
     /// Writes the configuration; nothing is started.
-    pub fn new(scene: &Scene, sim: &Sim, bootstrap: &str, options: &Options) -> Self {
+    pub fn new(scene: &Scene, sim: &Sim, broker: &Broker, options: &Options) -> Self {
+        let (bootstrap, way_in) = way(broker, options);
         // The port is free now; nothing else on this machine is told of it.
         let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let name = scene.name();
@@ -117,6 +122,7 @@ delivery = "{delivery}"
 linger_ms = {linger_ms}
 memory_bytes = {sink_memory}
 {more}
+{way_in}
 "#,
             address = sim.address(),
         );
@@ -209,6 +215,26 @@ memory_bytes = {sink_memory}
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
+}
+
+/// Where the bridge finds the broker, and the table of librdkafka's settings that it needs for that.
+fn way(broker: &Broker, options: &Options) -> (String, String) {
+    if options.secured {
+        let Secured { bootstrap, ca, user: (name, password) } = broker.way_in();
+        let table = format!(
+            r#"
+[sink.kafka.librdkafka]
+"security.protocol" = "SASL_SSL"
+"sasl.mechanism" = "SCRAM-SHA-512"
+"sasl.username" = "{name}"
+"sasl.password" = "{password}"
+"ssl.ca.location" = "{ca}"
+"#
+        );
+        return (bootstrap.clone(), table);
+    }
+    let bootstrap = if options.by_proxy { broker.bootstrap_by_proxy() } else { broker.bootstrap().to_owned() };
+    (bootstrap, String::new())
 }
 
 /// What `/status` says there, if it answers.

@@ -17,7 +17,19 @@ pub const BROKERS: usize = 3;
 #[derive(Clone)]
 pub struct Broker {
     bootstrap: String,
+    secured: Option<Secured>,
     own: Option<Arc<Own>>,
+}
+
+/// The way in of a broker that asks who comes.
+#[derive(Clone)]
+pub struct Secured {
+    /// `HOST:PORT`, TLS and SASL.
+    pub bootstrap: String,
+    /// Signs the broker's certificate.
+    pub ca: String,
+    /// Name and password (SCRAM-SHA-512).
+    pub user: (String, String),
 }
 
 /// What a test may harm.
@@ -52,12 +64,30 @@ impl Broker {
         let bootstrap = std::env::var("KAFKA_BOOTSTRAP").unwrap_or_else(|_| {
             panic!("KAFKA_BOOTSTRAP is not set: run this as `tests/up run -- cargo test --release -p clbridge-tests`")
         });
-        Self { bootstrap, own: None }
+        Self { bootstrap, secured: None, own: None }
     }
 
     /// A broker of this test's own, which it may harm.
     pub fn own(scene: &Scene, settings: &[&str]) -> Self {
         Self::begin(&base(scene.dir()).join(format!("kafka-{}", scene.name())), settings, 0, false)
+    }
+
+    /// As [`Broker::own`], with a listener more, that asks who comes and knows rights.
+    pub fn secured(scene: &Scene) -> Self {
+        let settings = [
+            "--sasl-tls",
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users=User:ANONYMOUS",
+            "allow.everyone.if.no.acl.found=true",
+            // Who stands connected is asked again so often.
+            "connections.max.reauth.ms=2000",
+        ];
+        Self::own(scene, &settings)
+    }
+
+    /// The way in of a [`Broker::secured`].
+    pub fn way_in(&self) -> &Secured {
+        self.secured.as_ref().expect("a secured broker")
     }
 
     /// The cluster of three that the tests of this process share; whatever an earlier one left of it is made whole.
@@ -78,13 +108,21 @@ impl Broker {
             command.args(["--brokers", &brokers.to_string()]);
         }
         for setting in settings {
-            command.args(["--set", setting]);
+            match setting.starts_with("--") {
+                true => command.arg(setting),
+                false => command.args(["--set", setting]),
+            };
         }
         let text = done(&command.output().unwrap(), "kafka start");
         let said = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('=').map(str::to_owned));
         let proxy = said("KAFKA_VIA").map(|ports| Proxy::start(&ports));
         let own = Own { dir: dir.to_owned(), brokers, proxy, shared };
-        Self { bootstrap: said("KAFKA_BOOTSTRAP").unwrap(), own: Some(Arc::new(own)) }
+        let secured = said("KAFKA_SASL_SSL").map(|bootstrap| Secured {
+            bootstrap,
+            ca: said("KAFKA_CA").unwrap(),
+            user: (said("KAFKA_USER").unwrap(), said("KAFKA_PASSWORD").unwrap()),
+        });
+        Self { bootstrap: said("KAFKA_BOOTSTRAP").unwrap(), secured, own: Some(Arc::new(own)) }
     }
 
     fn mine(&self) -> &Own {

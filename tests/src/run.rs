@@ -59,11 +59,15 @@ impl Run {
         Self::on(Scene::new(name), |_| Broker::cluster(), mdts, options)
     }
 
+    /// As [`Run::on_own_broker`], on one that asks the bridge who it is, and may refuse.
+    pub fn on_secured_broker(name: &str, mdts: usize, options: &Options) -> Self {
+        Self::on(Scene::new(name), Broker::secured, mdts, &Options { secured: true, ..options.clone() })
+    }
+
     fn on(scene: Scene, broker: impl FnOnce(&Scene) -> Broker, mdts: usize, options: &Options) -> Self {
         let broker = broker(&scene);
         let sim = Sim::start(&scene, mdts);
-        let way = if options.by_proxy { broker.bootstrap_by_proxy() } else { broker.bootstrap().to_owned() };
-        let bridge = Bridge::new(&scene, &sim, &way, options);
+        let bridge = Bridge::new(&scene, &sim, &broker, options);
         Self {
             members: Vec::new(),
             bridge,

@@ -43,7 +43,7 @@ impl From<SinkError> for Death {
     fn from(e: SinkError) -> Self {
         match e {
             SinkError::Fenced { owner, .. } => Self::Fenced(owner.unwrap_or_else(|| "another bridge".into())),
-            SinkError::Mismatch { .. } => Self::Stop(Stop { reason: "topic_changed", text: e.to_string() }),
+            SinkError::Mismatch { .. } => Self::Stop(Stop { reason: "broker_mismatch", text: e.to_string() }),
             SinkError::Unavailable { .. } | SinkError::Unauthorised { .. } => Self::Again(e.to_string()),
         }
     }

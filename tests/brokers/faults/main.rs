@@ -7,3 +7,4 @@ mod kills;
 mod mdt_crash;
 mod meddling;
 mod replicated;
+mod rights;
