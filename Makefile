@@ -4,7 +4,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 CLBRIDGE := $(TARGET)/release/clbridge
 SECONDS_TO_FUZZ ?= 600
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test bench faults fuzz sim mdt-sim
+.PHONY: help deps build demo test bench faults campaign soak fuzz sim mdt-sim
 
 help: ## these lines
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 14
@@ -28,6 +28,12 @@ bench: deps ## the table of rates, ratios and latencies; writes target/report/be
 
 faults: deps ## the long fault runs on a real Kafka: kills, MDT crashes, broker, groups; ARGS is a part of a test's name
 	tests/up run -- cargo test --release -p clbridge-tests --test faults -- --nocapture $(ARGS)
+
+campaign: deps ## the full numbers of every fault, hours; can be interrupted and goes on; writes docs/delivery; ARGS: parts of names
+	tests/lib/campaign run $(ARGS)
+
+soak: deps ## everything at once for MINUTES minutes (default 60): random faults, memory and descriptors over time
+	CLB_MINUTES=$(or $(MINUTES),60) tests/up run --own -- cargo test --release -p clbridge-tests --test soak -- --nocapture
 
 fuzz: deps ## fuzzes the record codec for SECONDS_TO_FUZZ seconds (default 600)
 	schemas/fuzz/run $(SECONDS_TO_FUZZ)

@@ -7,7 +7,10 @@ import pathlib
 
 
 def default_path():
-    """faults.json in the report folder of cargo's target."""
+    """CLB_REPORT, or faults.json in the report folder of cargo's target."""
+    named = os.environ.get("CLB_REPORT")
+    if named:
+        return pathlib.Path(named)
     target = os.environ.get("CARGO_TARGET_DIR") or pathlib.Path(__file__).resolve().parents[2] / "target"
     return pathlib.Path(target) / "report" / "faults.json"
 

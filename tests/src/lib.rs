@@ -13,6 +13,7 @@ pub mod kills;
 pub mod members;
 pub mod process;
 pub mod proxy;
+pub mod report;
 pub mod run;
 pub mod scene;
 pub mod sim;

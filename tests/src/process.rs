@@ -65,11 +65,31 @@ impl Process {
         }
     }
 
+    /// SIGSTOP.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
     /// A value of /proc/PID/status in KiB, such as `VmHWM`, the most memory that it ever had resident.
     pub fn memory_kib(&self, field: &str) -> u64 {
+        self.figure(field)
+    }
+
+    /// A number of /proc/PID/status, such as `Threads`.
+    pub fn figure(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':')).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Open descriptors.
+    pub fn descriptors(&self) -> u64 {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count() as u64
     }
 }
 

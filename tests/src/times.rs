@@ -13,6 +13,11 @@ pub fn times(few: u32) -> u32 {
     variable("CLB_TIMES").map_or(few, |n| u32::try_from(n).unwrap())
 }
 
+/// `CLB_MINUTES`, or `few`.
+pub fn minutes(few: u64) -> u64 {
+    variable("CLB_MINUTES").unwrap_or(few)
+}
+
 /// `CLB_SEED`, or 1.
 pub fn seed() -> u64 {
     variable("CLB_SEED").unwrap_or(1)

@@ -3,6 +3,7 @@
 use clbridge_tests::bridge::Options;
 use clbridge_tests::kills::kill_repeatedly;
 use clbridge_tests::run::Run;
+use clbridge_tests::times::times;
 
 fn kill_twenty_times(name: &str, options: &Options) {
     // given two MDTs under load that goes on, and batches large enough to have much in flight
@@ -12,12 +13,13 @@ fn kill_twenty_times(name: &str, options: &Options) {
     run.join("lake", &[]);
     run.sim.emit(0, 5000);
 
-    // when the bridge is killed twenty times
-    let kills = kill_repeatedly(&mut run, 20);
+    // when the bridge is killed twenty times, or as often as a campaign wants
+    let count = times(20);
+    let kills = kill_repeatedly(&mut run, count);
     run.sim.emit_stop();
 
     // then what the judge finds is right, and the kills were worth something
-    run.finish("bridge killed -9", 20, kills.recovery_ms);
+    run.finish("bridge killed -9", count, kills.recovery_ms);
     kills.assert_worth();
 }
 

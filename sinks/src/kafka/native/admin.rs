@@ -54,6 +54,9 @@ impl Admin {
     /// A client for Admin calls, of a reader's configuration. No call takes much longer than `wait_ms`.
     pub(in crate::kafka) fn new(config: &ClientConfig, wait_ms: u32) -> Result<Self, KafkaError> {
         let native = config.create_native_config()?;
+        // Else a refusal of our credentials would only be a line in the log.
+        // SAFETY: the configuration lives, and is not yet a client's.
+        unsafe { sys::rd_kafka_conf_set_events(native.ptr(), sys::RD_KAFKA_EVENT_LOG | sys::RD_KAFKA_EVENT_ERROR) };
         let client = Client::new(config, native, sys::rd_kafka_type_t::RD_KAFKA_CONSUMER, Quiet)?;
         Ok(Self { client, wait_ms })
     }
@@ -68,7 +71,7 @@ impl Admin {
         read: &mut dyn FnMut(*mut sys::rd_kafka_event_t) -> Result<(), NativeError>,
     ) -> Result<(), NativeError> {
         let rk = self.client.native_ptr();
-        self.drain_log();
+        self.drain();
         let mut why = [0 as c_char; 256];
         // SAFETY: the client lives; options and queue are made and destroyed in this function; librdkafka copies the
         // options at submission and always answers each submission by one event, at the latest at its timeout.
@@ -102,12 +105,14 @@ impl Admin {
             }
             sys::rd_kafka_queue_destroy(queue);
             sys::rd_kafka_AdminOptions_destroy(options);
-            result
+            // Who is refused at the door is only told apart from silence by what was said there.
+            result.map_err(|e| self.drain().unwrap_or(e))
         }
     }
 
-    /// Nobody else reads the main queue: log lines would pile up there.
-    fn drain_log(&self) {
+    /// Nobody else reads the main queue: log lines would pile up there. Returns the last refusal of our credentials.
+    fn drain(&self) -> Option<NativeError> {
+        let mut refused = None;
         // SAFETY: the client lives; the queue reference is given back below.
         let queue = unsafe { sys::rd_kafka_queue_get_main(self.client.native_ptr()) };
         // SAFETY: the queue lives; events are owned.
@@ -115,9 +120,11 @@ impl Admin {
             if event.kind() == sys::RD_KAFKA_EVENT_LOG {
                 event.log();
             }
+            refused = event.error().filter(|e| e.code == RDKafkaErrorCode::Authentication).or(refused);
         }
         // SAFETY: taken above.
         unsafe { sys::rd_kafka_queue_destroy(queue) };
+        refused
     }
 
     /// Offsets of many partitions in one go; each with its own error.
