@@ -3,13 +3,14 @@
 //! The Admin API is asked for all groups at once; no group is ever joined. An offset that was never committed, one
 //! that expired and one of a deleted group look the same: `None` here, and nobody may take it for more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::native::{Admin, Place, Producer, Where, positions};
+use super::read::settled_leaders;
 use super::{KafkaSink, Shared, sort};
 use crate::error::SinkError;
 use crate::registry::{Registry, StartAt};
@@ -42,11 +43,19 @@ impl Shared {
         }
         for (at, low) in [(Where::Low, true), (Where::End, false)] {
             let what = || format!("asking for the offsets of {}", names.join(", "));
-            for ((topic, partition), offset) in self.ask(what, |a| a.list_offsets(&there, at))? {
+            // While leaders move, partitions can be missing in the answer: an end that is not known is not 0, or every
+            // position would seem to be beyond it.
+            let mut unanswered: BTreeSet<Place> = there.iter().cloned().collect();
+            for ((topic, partition), offset) in self.ask(what, |a| settled_leaders(a.list_offsets(&there, at)?))? {
                 let offset = match offset {
-                    Ok(o) => u64::try_from(o).unwrap_or(0),
+                    Ok(o) => {
+                        let Ok(o) = u64::try_from(o) else { continue };
+                        unanswered.remove(&(topic.clone(), partition));
+                        o
+                    }
                     // Deleted since it was described: it no longer exists.
                     Err(e) if e.code == RDKafkaErrorCode::UnknownTopicOrPartition => {
+                        unanswered.retain(|(name, _)| *name != topic);
                         progress.topics.remove(&topic);
                         continue;
                     }
@@ -58,6 +67,14 @@ impl Shared {
                         *slot = offset;
                     }
                 }
+            }
+            if let Some((topic, partition)) =
+                unanswered.into_iter().find(|(name, _)| progress.topics.contains_key(name))
+            {
+                return Err(SinkError::Unavailable {
+                    what: what(),
+                    why: format!("the broker gave no answer for partition {partition} of {topic}"),
+                });
             }
         }
         for (group, positions) in committed {
@@ -85,6 +102,13 @@ impl Shared {
         }
         let what = || format!("asking for the positions of groups {}", groups.join(", "));
         for (group, found) in self.ask(what, |a| a.group_offsets(groups, places))? {
+            // A place that is left out is not known, which is not the same as a position that is not there.
+            if let Some((topic, partition)) = places.iter().find(|p| !found.iter().any(|(there, _)| there == *p)) {
+                return Err(SinkError::Unavailable {
+                    what: what(),
+                    why: format!("the broker gave no answer for partition {partition} of {topic} and group {group}"),
+                });
+            }
             let own = by_group.entry(group).or_default();
             for (place, offset) in found {
                 match offset {

@@ -191,7 +191,7 @@ pub(super) fn stored(topic: &Topic, raw: &Raw<'_>) -> Result<Stored, SinkError> 
 }
 
 /// An answer in which a partition's leader was moving is none: it is asked again.
-fn settled_leaders(found: Found) -> Result<Found, NativeError> {
+pub(super) fn settled_leaders(found: Found) -> Result<Found, NativeError> {
     match found.iter().find_map(|(_, offset)| offset.as_ref().err().filter(|e| moves(e.code))) {
         Some(e) => Err(e.clone()),
         None => Ok(found),
