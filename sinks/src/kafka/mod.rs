@@ -192,6 +192,7 @@ fn silent(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::TimedOutQueue
             | RDKafkaErrorCode::BrokerTransportFailure
             | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::Authentication
     )
 }
 

@@ -1,6 +1,7 @@
 //! The newer Admin calls, and what they answer.
 
 use std::ffi::{c_char, c_int};
+use std::sync::{Mutex, PoisonError};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::client::Client;
@@ -48,6 +49,8 @@ pub(in crate::kafka) struct Described {
 pub(in crate::kafka) struct Admin {
     client: Client<Quiet>,
     wait_ms: u32,
+    /// The last refusal of our credentials, since the last answer.
+    refused: Mutex<Option<NativeError>>,
 }
 
 impl Admin {
@@ -58,7 +61,7 @@ impl Admin {
         // SAFETY: the configuration lives, and is not yet a client's.
         unsafe { sys::rd_kafka_conf_set_events(native.ptr(), sys::RD_KAFKA_EVENT_LOG | sys::RD_KAFKA_EVENT_ERROR) };
         let client = Client::new(config, native, sys::rd_kafka_type_t::RD_KAFKA_CONSUMER, Quiet)?;
-        Ok(Self { client, wait_ms })
+        Ok(Self { client, wait_ms, refused: Mutex::new(None) })
     }
 
     /// Submits with `submit` and reads `answers` events with `read`.
@@ -105,14 +108,19 @@ impl Admin {
             }
             sys::rd_kafka_queue_destroy(queue);
             sys::rd_kafka_AdminOptions_destroy(options);
+            self.drain();
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            if result.is_ok() {
+                *refused = None;
+            }
             // Who is refused at the door is only told apart from silence by what was said there.
-            result.map_err(|e| self.drain().unwrap_or(e))
+            result.map_err(|e| refused.clone().unwrap_or(e))
         }
     }
 
-    /// Nobody else reads the main queue: log lines would pile up there. Returns the last refusal of our credentials.
-    fn drain(&self) -> Option<NativeError> {
-        let mut refused = None;
+    /// Nobody else reads the main queue: log lines would pile up there. A refusal of our credentials is kept, for whoever
+    /// of those that ask at the same time gets no answer.
+    fn drain(&self) {
         // SAFETY: the client lives; the queue reference is given back below.
         let queue = unsafe { sys::rd_kafka_queue_get_main(self.client.native_ptr()) };
         // SAFETY: the queue lives; events are owned.
@@ -120,11 +128,12 @@ impl Admin {
             if event.kind() == sys::RD_KAFKA_EVENT_LOG {
                 event.log();
             }
-            refused = event.error().filter(|e| e.code == RDKafkaErrorCode::Authentication).or(refused);
+            if let Some(e) = event.error().filter(|e| e.code == RDKafkaErrorCode::Authentication) {
+                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
+            }
         }
         // SAFETY: taken above.
         unsafe { sys::rd_kafka_queue_destroy(queue) };
-        refused
     }
 
     /// Offsets of many partitions in one go; each with its own error.
