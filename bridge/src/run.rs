@@ -211,6 +211,17 @@ fn add(setup: &Setup, mdts: &Mutex<BTreeMap<MdtName, Mdt>>, name: MdtName, stopp
     mdts.insert(name, Mdt { world, task, rates: Mutex::new(Rates::default()) });
 }
 
+/// How long a stop waits for what is on its way to become durable. Service managers kill after 90 s by default (systemd's
+/// DefaultTimeoutStopSec), container engines after 10.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Returns when the bridge should have shut down long ago.
+async fn patience_ends(mut shutdown: watch::Receiver<bool>) {
+    // An error means that nobody can ask for a shutdown any more, which is one.
+    let _ = shutdown.wait_for(|asked| *asked).await;
+    tokio::time::sleep(STOP_PATIENCE).await;
+}
+
 /// Life after life, until the bridge shuts down.
 async fn lives(world: World) {
     let mut pause = Duration::from_millis(100);
@@ -218,9 +229,16 @@ async fn lives(world: World) {
     let mut fenced = false;
     loop {
         let began = Instant::now();
-        let death = match world.live(fenced).await {
-            Ok(()) => return,
-            Err(death) => death,
+        let death = tokio::select! {
+            ended = world.live(fenced) => match ended {
+                Ok(()) => return,
+                Err(death) => death,
+            },
+            () = patience_ends(world.shutdown.clone()) => {
+                let seconds = STOP_PATIENCE.as_secs();
+                warn!(mdt = %world.mdt, "the broker did not answer within {seconds} s of the signal: left as by kill -9, which loses nothing");
+                return;
+            }
         };
         if *shutdown.borrow() {
             return;

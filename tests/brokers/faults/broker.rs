@@ -84,3 +84,28 @@ fn memory_is_bounded_when_the_broker_stalls_under_ten_times_its_bound() {
     assert!(peak <= at_rest + (LIMIT >> 10), "peak {peak} KiB, at rest {at_rest} KiB");
     run.finish("broker stalled under ten times the memory bound", 1, recovery_ms);
 }
+
+#[test]
+fn a_bridge_that_is_asked_to_end_does_so_although_the_broker_stands_still() {
+    // given a bridge under load
+    let mut run = Run::on_own_broker("ended-stalled", &[], 1, &Options::default());
+    run.start();
+    run.join("robinhood", &[]);
+    run.sim.emit(0, 2000);
+    run.cleared_beyond(2000);
+
+    // when it is asked to end while its broker does not answer
+    run.broker.stop();
+    std::thread::sleep(Duration::from_secs(1));
+    let ended = run.bridge.terminate();
+
+    // then it ends, and the next one goes on where it was
+    assert!(ended.success(), "the bridge ended with {ended}");
+    assert!(run.bridge.log().contains("left as by kill -9"));
+    run.broker.cont();
+    run.bridge.start(None);
+    let cleared = run.sim.cleared();
+    run.cleared_beyond(cleared + 4000);
+    run.sim.emit_stop();
+    run.finish("bridge ended while the broker stands still", 1, 0);
+}
