@@ -97,6 +97,7 @@ pub fn setup(config: &Config, sink: &KafkaSink) -> anyhow::Result<Setup> {
         mdts: (!config.source.mdts.is_empty()).then(|| config.source.mdts.clone()),
         user: config.source.user.clone(),
         users: config.source.users.clone(),
+        standby: config.source.standby.clone(),
         sink: broker.clone(),
         observer: broker,
         sink_name: sink_name(config).to_owned(),

@@ -29,6 +29,8 @@ pub struct Setup {
     pub user: String,
     /// By MDT.
     pub users: BTreeMap<MdtName, String>,
+    /// MDTs that another bridge should have.
+    pub standby: Vec<MdtName>,
     /// The broker.
     pub sink: Arc<dyn Sink>,
     /// Its groups.
@@ -199,6 +201,7 @@ fn add(setup: &Setup, mdts: &Mutex<BTreeMap<MdtName, Mdt>>, name: MdtName, stopp
     let world = World {
         mdt: name.clone(),
         user: setup.users.get(&name).unwrap_or(&setup.user).clone(),
+        standby: setup.standby.contains(&name),
         settings: Arc::new(setup.settings.clone()),
         sources: setup.sources.clone(),
         sink: setup.sink.clone(),

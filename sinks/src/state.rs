@@ -189,6 +189,10 @@ pub struct State {
     pub groups: BTreeMap<String, GroupState>,
     /// Records known to be missing (purged by the server before they were read), in total.
     pub gap_records: u64,
+    /// Its owner ended in good order behind this State: nothing of it is on its way, and nobody need wait for it. A clear
+    /// that the kernel still has is found as after any start.
+    #[serde(default)]
+    pub left: bool,
 }
 
 /// State's largest size, bytes.
@@ -213,6 +217,7 @@ impl State {
             registry_version: 0,
             groups: BTreeMap::new(),
             gap_records: 0,
+            left: false,
         }
     }
 }

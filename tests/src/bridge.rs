@@ -38,6 +38,10 @@ pub struct Options {
     pub more: &'static str,
     /// Groups of `groups` that may be let go when they hold back more than so many records.
     pub released: Vec<(&'static str, u64)>,
+    /// How long another bridge must be silent before this one takes over.
+    pub takeover_after: &'static str,
+    /// MDTs that another bridge should have.
+    pub standby: Vec<&'static str>,
     /// On a cluster: the bridge reaches it through the proxy.
     pub by_proxy: bool,
     /// On a secured broker: the bridge comes by TLS and says who it is.
@@ -56,6 +60,8 @@ impl Default for Options {
             sink_memory: 32 << 20,
             more: "",
             released: Vec::new(),
+            takeover_after: "10s",
+            standby: Vec::new(),
             by_proxy: false,
             secured: false,
         }
@@ -74,21 +80,32 @@ pub struct Bridge {
 impl Bridge {
     /// Writes the configuration; nothing is started.
     pub fn new(scene: &Scene, sim: &Sim, broker: &Broker, options: &Options) -> Self {
+        Self::named("clbridge", scene, sim, broker, options)
+    }
+
+    /// As [`Bridge::new`], one of several on the same MDTs: `owner` is its name in State and in its files' names.
+    pub fn named(owner: &str, scene: &Scene, sim: &Sim, broker: &Broker, options: &Options) -> Self {
         let (bootstrap, way_in) = way(broker, options);
         // The port is free now; nothing else on this machine is told of it.
         let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let name = scene.name();
         let min_age = COMMIT_MS * 5;
-        let Options { delivery, batch_max_age, linger_ms, memory, sink_memory, more, .. } = options;
+        // The longest that goes with the time after which another bridge may take over.
+        let state_fresh = if options.takeover_after == "10s" { "2s" } else { "1s" };
+        let Options { delivery, batch_max_age, linger_ms, memory, sink_memory, more, takeover_after, standby, .. } =
+            options;
         let mut text = format!(
-            r#"instance = "{name}"
+            r#"instance = "{owner}"
+takeover_after = "{takeover_after}"
 
 [source]
 kind = "sim"
 address = "{address}"
+standby = {standby:?}
 
 [clear]
 min_age = "{min_age}ms"
+state_fresh = "{state_fresh}"
 batch = 2000
 every = "200ms"
 
@@ -139,9 +156,9 @@ memory_bytes = {sink_memory}
                 let _ = writeln!(text, "policy = {{ release = {{ backlog = {backlog} }} }}");
             }
         }
-        let config = scene.dir().join("clbridge.toml");
+        let config = scene.dir().join(format!("{owner}.toml"));
         std::fs::write(&config, text).unwrap();
-        Self { binary: scene.bin("clbridge"), config, log: scene.log("clbridge"), listen, process: None }
+        Self { binary: scene.bin("clbridge"), config, log: scene.log(owner), listen, process: None }
     }
 
     /// Starts it; with a failpoint (`NAME:COUNT`) it kills itself there.

@@ -105,6 +105,16 @@ impl Run {
         wait::until("every MDT's pipeline runs", PATIENCE, || self.bridge.running(self.sim.mdts().len()))
     }
 
+    /// Another bridge on the same MDTs and broker; it is not started.
+    pub fn another(&self, owner: &str, options: &Options) -> Bridge {
+        Bridge::named(owner, &self.scene, &self.sim, &self.broker, options)
+    }
+
+    /// Another bridge that has the first one's name in State, by mistake.
+    pub fn twin(&self, options: &Options) -> Bridge {
+        Bridge::new(&self.scene, &self.sim, &self.broker, options)
+    }
+
     /// Starts the bridge and waits until every group has its first positions.
     pub fn start(&mut self) {
         self.bridge.start(None);

@@ -70,6 +70,12 @@ fn source(config: &Config) -> Result<(), ConfigError> {
             format!("{mdt} is not of the file system `{fs}` (source.fs)"),
         ));
     }
+    if let Some(mdt) = source.standby.iter().find(|m| !source.takes(m)) {
+        return Err(ConfigError::impossible(
+            "source.standby",
+            format!("{mdt} is not read by this bridge (source.mdts, source.fs)"),
+        ));
+    }
     user("source.user", &source.user)?;
     for (mdt, id) in &source.users {
         user(&format!("source.users.{mdt}"), id)?;

@@ -32,6 +32,8 @@ pub struct SourceConfig {
     pub fs: Option<String>,
     /// These MDTs; empty: all that are found, those that appear later included.
     pub mdts: Vec<MdtName>,
+    /// MDTs that another bridge should have: they are taken up only when nobody has had them for `takeover_after`.
+    pub standby: Vec<MdtName>,
     /// `sim`: the server, `HOST:PORT` or `unix:PATH`.
     pub address: Option<String>,
     /// `replay`: the files of each MDT, in order.
@@ -58,6 +60,7 @@ impl Default for SourceConfig {
             dir: PathBuf::from("/dev"),
             fs: None,
             mdts: Vec::new(),
+            standby: Vec::new(),
             address: None,
             files: BTreeMap::new(),
             user: "cl1".to_owned(),

@@ -43,6 +43,10 @@ pub struct Core {
     passed: VecDeque<(u64, Vec<Vec<u64>>)>,
     state_wanted: bool,
     state_at: Now,
+    /// The bridge ends.
+    leaving: bool,
+    /// Number of the first State that says so.
+    left_with: Option<u64>,
     registry: Option<(u64, Now)>,
     answered: Option<Now>,
     pub(super) unanswered: Option<(&'static str, String)>,
@@ -96,6 +100,8 @@ impl Core {
             passed: VecDeque::new(),
             state_wanted: true,
             state_at: now,
+            leaving: false,
+            left_with: None,
             registry: None,
             answered: None,
             unanswered: None,
@@ -169,6 +175,9 @@ impl Core {
                 return Some(Action::ReadAt(reads));
             }
         }
+        if self.leaving {
+            return None;
+        }
         let acknowledged = self.acknowledged(now);
         let stable = self.stable();
         if acknowledged > stable && now >= self.probe_after && self.stability.could_ask(now) {
@@ -232,7 +241,22 @@ impl Core {
             registry_version: self.registry.map_or(0, |(v, _)| v),
             groups: self.ledger.groups().map(|(_, g)| (g.spec.name.clone(), g.remember())).collect(),
             gap_records: self.gap_records,
+            left: self.leaving,
         }
+    }
+
+    /// The bridge ends here: from now on nothing is probed or cleared, and the next State says so.
+    pub fn leave(&mut self) {
+        self.leaving = true;
+        self.state_wanted = true;
+        self.left_with = Some(self.number + 1);
+    }
+
+    /// Whether the State that says that the bridge has left is durable.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        let waiting = self.writing.front().map_or(self.number + 1, |(number, _)| *number);
+        self.left_with.is_some_and(|number| number < waiting)
     }
 
     /// The highest index that an MDT crash cannot take back; 0 if none.

@@ -15,6 +15,8 @@ use super::{PipelineSettings, Shared, clock, groups};
 use crate::core::{Action, Event, Stop};
 use crate::source::SourceFactory;
 
+/// How long an ended bridge waits until State says that it has left, for whoever waits to take over.
+const LEAVE: Duration = Duration::from_secs(3);
 /// How often the core is asked what to do.
 const TICK: Duration = Duration::from_millis(25);
 
@@ -62,6 +64,7 @@ impl Control {
         let mut registry_read: Option<Instant> = None;
         let mut trimmed = Instant::now();
         let mut drain_until: Option<Instant> = None;
+        let mut leave_until: Option<Instant> = None;
         loop {
             if self.shared.is_over() {
                 return Ended::Over;
@@ -91,7 +94,12 @@ impl Control {
             if let Some(until) = drain_until
                 && self.shared.drained.load(std::sync::atomic::Ordering::Acquire)
                 && (self.nothing_to_clear() || Instant::now() > until)
+                && leave_until.is_none()
             {
+                self.shared.core().leave();
+                leave_until = Some(Instant::now() + LEAVE);
+            }
+            if leave_until.is_some_and(|until| self.shared.core().has_left() || Instant::now() > until) {
                 return Ended::Drained;
             }
             tokio::select! {

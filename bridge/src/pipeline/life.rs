@@ -102,6 +102,8 @@ pub struct World {
     pub mdt: MdtName,
     /// Changelog user id.
     pub user: String,
+    /// Another bridge should have it: it is taken up only when nobody has had it for a while.
+    pub standby: bool,
     /// Settings.
     pub settings: Arc<PipelineSettings>,
     /// Opens the MDT.
@@ -272,28 +274,37 @@ impl World {
         outcome
     }
 
-    /// Another bridge's State must not have changed for `takeover_after` before anybody is fenced.
+    /// Another bridge's State must not have changed for `takeover_after` before anybody is fenced, unless that bridge
+    /// said that it has left. On standby the same holds whoever wrote State last, and when nobody has.
     async fn wait_for_other_owner(&self, peeked: Option<&State>, fenced: bool) -> Result<(), Death> {
-        let Some(first) = peeked.filter(|s| fenced || s.owner != self.settings.owner) else { return Ok(()) };
-        warn!(mdt = %self.mdt, owner = first.owner, "another bridge owns this MDT: waiting until it is silent");
-        let (mut number, mut owner) = (first.number, first.owner.clone());
+        let has_it = |s: &State| !s.left && (fenced || s.owner != self.settings.owner);
+        if !self.standby && !peeked.is_some_and(has_it) {
+            return Ok(());
+        }
+        let known = |s: Option<&State>| s.map(|s| (s.number, s.owner.clone()));
+        let mut last = known(peeked);
+        let owner = |last: &Option<(u64, String)>| last.as_ref().map_or("nobody yet", |(_, owner)| owner).to_owned();
+        warn!(mdt = %self.mdt, owner = owner(&last), "another bridge has this MDT, or should: waiting until it is silent");
         let mut since = Instant::now();
         let mut shutdown = self.shutdown.clone();
         while since.elapsed() < self.settings.takeover_after {
-            self.tell(|t| t.phase = Some(Phase::Fenced { owner: owner.clone() }));
+            self.tell(|t| t.phase = Some(Phase::Fenced { owner: owner(&last) }));
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(500)) => {}
                 _ = shutdown.changed() => return Ok(()),
             }
             // While State cannot be read, nobody can be said to be silent.
-            match self.sink.peek_state(&self.mdt).await? {
-                Some(s) if s.number != number || s.owner != owner => {
-                    (number, owner) = (s.number, s.owner);
-                    since = Instant::now();
-                }
-                _ => {}
+            let now = self.sink.peek_state(&self.mdt).await?;
+            if let Some(s) = now.as_ref().filter(|s| s.left && !self.standby) {
+                info!(mdt = %self.mdt, owner = s.owner, "the other bridge has left: taking over");
+                return Ok(());
+            }
+            let now = known(now.as_ref());
+            if now != last {
+                (last, since) = (now, Instant::now());
             }
         }
+        info!(mdt = %self.mdt, owner = owner(&last), "silent for long enough: taking over");
         Ok(())
     }
 }

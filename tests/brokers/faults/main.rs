@@ -8,3 +8,4 @@ mod mdt_crash;
 mod meddling;
 mod replicated;
 mod rights;
+mod takeover;
