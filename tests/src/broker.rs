@@ -90,7 +90,7 @@ impl Broker {
         self.secured.as_ref().expect("a secured broker")
     }
 
-    /// The cluster of three that the tests of this process share; whatever an earlier one left of it is made whole.
+    /// The cluster of three that the tests of a run share; whatever an earlier one left of it is made whole.
     pub fn cluster() -> Self {
         static CLUSTER: OnceLock<Broker> = OnceLock::new();
         let shared = std::env::var_os("CLB_RUN_DIR").is_some();
@@ -112,6 +112,11 @@ impl Broker {
                 true => command.arg(setting),
                 false => command.args(["--set", setting]),
             };
+        }
+        // The cluster of an earlier test process of this run goes on.
+        if dir.join("cluster.json").exists() {
+            command = up();
+            command.args(["kafka", "env"]).arg(dir);
         }
         let text = done(&command.output().unwrap(), "kafka start");
         let said = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('=').map(str::to_owned));

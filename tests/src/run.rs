@@ -197,7 +197,9 @@ impl Run {
     /// Waits until everything was cleared, ends all processes in good order, and has the run judged.
     pub fn finish(mut self, fault: &str, runs: u32, recovery_ms: u64) {
         self.all_cleared();
+        let own = [format!("{}.", self.scene.name()), format!("{}-", self.scene.name())];
         let said = self.watch.take().map(Watch::end).unwrap_or_default();
+        let said = said.into_iter().map(|s| own.iter().fold(s, |s, own| s.replace(own, ""))).collect();
         let ended = self.bridge.terminate();
         assert!(ended.success(), "the bridge ended with {ended}");
         for member in std::mem::take(&mut self.members) {
