@@ -74,7 +74,9 @@ impl Soak {
     fn pass(&mut self, seconds: f64) {
         let end = Instant::now() + Duration::from_secs_f64(seconds);
         while Instant::now() < end {
-            if self.looked.is_none_or(|at| at.elapsed() >= LOOK) && !self.run.bridge.has_ended() {
+            let due = self.looked.is_none_or(|at| at.elapsed() >= LOOK);
+            // One that has just been started shows nothing yet.
+            if due && !self.run.bridge.has_ended() && self.run.bridge.process().figure("Threads") > 10 {
                 self.looked = Some(Instant::now());
                 let process = self.run.bridge.process();
                 let look = Look {
@@ -109,7 +111,9 @@ impl Soak {
     fn step(&mut self) {
         let bridge_too = self.began.elapsed() < self.half;
         let first = self.draw(bridge_too);
-        let second = (self.rng.random_bool(0.3)).then(|| self.draw(bridge_too)).filter(|f| *f != first);
+        // A process that stands still cannot be asked to end: of the bridge's own faults there is one at a time.
+        let too = bridge_too && !OF_THE_BRIDGE.contains(&first);
+        let second = self.rng.random_bool(0.3).then(|| self.draw(too)).filter(|f| *f != first);
         for fault in [Some(first), second].into_iter().flatten() {
             *self.faults.entry(format!("{fault:?}")).or_default() += 1;
             self.begin(fault);
