@@ -6,7 +6,7 @@
 //! release binary in a process of its own, and so is each loop that it is compared with, so that CPU is read alike,
 //! from `/proc/PID/stat`. Nothing is asserted here: a figure that misses its bar is printed as missed.
 //!
-//! `bench [PART]...` takes parts alone: codec, sim, kafka, latency (idle is measured with it). `BENCH_RUNS` (3),
+//! `bench [PART]...` takes parts alone: codec, sim, kafka, latency (idle is measured with it), scale. `BENCH_RUNS` (3),
 //! `BENCH_RECORDS` (600000, for rates) and `BENCH_SECONDS` (10, for latencies) set how long it takes;
 //! `KAFKA_BOOTSTRAP` names the broker, as `tests/up run` sets it.
 
@@ -20,6 +20,7 @@ mod payloads;
 mod process;
 mod rate;
 mod report;
+mod scale;
 mod setup;
 
 use std::path::Path;
@@ -30,7 +31,7 @@ use anyhow::{Context, Result, ensure};
 use report::Report;
 use setup::Bench;
 
-const PARTS: [&str; 4] = ["codec", "sim", "kafka", "latency"];
+const PARTS: [&str; 5] = ["codec", "sim", "kafka", "latency", "scale"];
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -54,6 +55,9 @@ fn main() -> Result<()> {
     }
     if wanted("latency") {
         latency::run(&bench, &mut report)?;
+    }
+    if wanted("scale") {
+        scale::run(&mut report)?;
     }
     report.finish(&bench)
 }

@@ -87,6 +87,14 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// User and system time so far, seconds (proc(5): fields 14 and 15 of `stat`, in ticks of a hundredth).
+    pub fn cpu_s(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The name, in brackets, may hold anything.
+        let fields = stat.rsplit_once(')').unwrap().1;
+        fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+    }
+
     /// Open descriptors.
     pub fn descriptors(&self) -> u64 {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count() as u64
