@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use crate::core::mutations::{Mutation, wrong};
 use crate::core::thinning::thin;
 
-/// Largest number of points a partition keeps; beyond it every second one is forgotten (24 bytes each).
+/// Largest number of points a partition keeps; beyond it every second one is forgotten (16 bytes each).
 const MAX_POINTS: usize = 4096;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
