@@ -39,6 +39,7 @@ const GROUP_GAUGES: &[GroupGauge] = &[
     ("group_floor_index", "Every record up to here is done for this group", |g| g.floor as f64),
     ("group_lag_records", "Records published and not acknowledged", |g| g.lag_records as f64),
     ("group_lag_positions", "Positions, holes included, between committed and end", |g| g.lag_positions as f64),
+    ("group_released_index", "Its policy has let the MDT forget up to here; 0: never", |g| g.released as f64),
     ("group_members", "Live members", |g| g.members as f64),
 ];
 
