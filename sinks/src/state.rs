@@ -193,6 +193,9 @@ pub struct State {
     /// that the kernel still has is found as after any start.
     #[serde(default)]
     pub left: bool,
+    /// Nothing was published behind `frontier`: the bridge that wrote this had stopped publishing for good.
+    #[serde(default)]
+    pub clean: bool,
 }
 
 /// State's largest size, bytes.
@@ -218,6 +221,7 @@ impl State {
             groups: BTreeMap::new(),
             gap_records: 0,
             left: false,
+            clean: false,
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct Clears {
     settings: ClearSettings,
     /// Highest value that State names, durable or not: nothing lower is ever issued.
     intended: u64,
+    /// Highest value in any State made so far.
+    named: u64,
     /// Highest value issued by this process, or by a dead one as State tells.
     issued: u64,
     returned: u64,
@@ -63,6 +65,7 @@ impl Clears {
         Self {
             settings,
             intended: issued,
+            named: issued,
             issued,
             returned: 0,
             repeated: issued == 0,
@@ -134,10 +137,21 @@ impl Clears {
         }
     }
 
-    /// What State must name as last clear.
+    /// What State names as last clear, which is now made.
+    pub fn name(&mut self) -> u64 {
+        self.named = self.intended;
+        self.intended
+    }
+
+    /// What State has to name before anything is issued.
     #[must_use]
     pub fn intended(&self) -> u64 {
         self.intended
+    }
+
+    /// A group came: what no State names yet has to be decided anew.
+    pub fn reconsider(&mut self) {
+        self.intended = self.named;
     }
 
     /// Highest value issued.
@@ -150,6 +164,12 @@ impl Clears {
     #[must_use]
     pub fn cleared(&self) -> u64 {
         self.returned
+    }
+
+    /// A State of this life is durable.
+    #[must_use]
+    pub fn told(&self) -> bool {
+        self.confirmed.is_some()
     }
 
     /// A clear is on its way.

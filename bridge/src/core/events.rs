@@ -5,10 +5,10 @@ use std::num::NonZeroU64;
 use clbridge_sinks::state::Mark;
 use clbridge_sinks::{Durable, GroupSpec, Offsets, Position, Progress, Stored, TopicIx};
 
-use super::Now;
 use super::clears::ClearSettings;
 use super::ledger::{Clearable, WithoutGroups};
 use super::start::Stop;
+use super::{Now, Reason};
 use crate::source::Probe;
 
 /// How one MDT is handled.
@@ -52,7 +52,7 @@ pub enum Event<'a> {
     /// The registry, or the groups' positions, could not be read.
     Unanswered {
         /// What could not be asked, for `status`.
-        what: &'static str,
+        what: Reason,
         /// The broker's words.
         why: String,
     },
@@ -107,6 +107,8 @@ pub enum Event<'a> {
         /// The first record at or behind it.
         found: Option<Stored>,
     },
+    /// Nothing more will be published by this life.
+    Draining,
     /// Time passed.
     Tick,
 }

@@ -8,7 +8,6 @@ use clbridge_schemas::ids::{MdtName, RecordId};
 use clbridge_sinks::state::{Mark, Retraction, State, TopicState};
 use clbridge_sinks::{Stored, Topic, TopicIx};
 
-use super::Now;
 use super::clears::{ClearStep, Clears};
 use super::events::{Action, Event, Settings};
 use super::ledger::Ledger;
@@ -17,6 +16,7 @@ use super::mutations::{Mutation, wrong};
 use super::stability::Stability;
 use super::start::Plan;
 use super::timeline::Timeline;
+use super::{Now, Reason};
 
 /// One MDT's state machine.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct Core {
     pub(super) owner: String,
     pub(super) incarnation: u32,
     retractions: Vec<Retraction>,
+    /// What State goes on telling until the retraction that this life began with is durable everywhere.
+    untold: Option<Box<State>>,
     pub(super) ledger: Ledger,
     stability: Stability,
     pub(super) clears: Clears,
@@ -36,12 +38,18 @@ pub struct Core {
     pub(super) records: u64,
     pub(super) dropped: u64,
     pub(super) gap_records: u64,
+    /// What this life's start found missing, and behind which index: the next start finds it again until a frontier
+    /// lies behind it.
+    gap: (u64, u64),
     number: u64,
     /// States written and not yet confirmed: number and `last_clear`.
     writing: VecDeque<(u64, u64)>,
     /// The newest durable State and those behind it: number, and by topic what all groups had passed.
     passed: VecDeque<(u64, Vec<Vec<u64>>)>,
     state_wanted: bool,
+    /// Nothing may be published before a State of this life is durable.
+    state_first: bool,
+    draining: bool,
     state_at: Now,
     /// The bridge ends.
     leaving: bool,
@@ -49,7 +57,7 @@ pub struct Core {
     left_with: Option<u64>,
     registry: Option<(u64, Now)>,
     answered: Option<Now>,
-    pub(super) unanswered: Option<(&'static str, String)>,
+    pub(super) unanswered: Option<(Reason, String)>,
     pub(super) clear_refused: Option<String>,
     /// Point reads may be asked for: once after every answer about groups.
     reads_allowed: bool,
@@ -72,7 +80,11 @@ impl Core {
         now: Now,
     ) -> Self {
         let mut retractions = state.retractions.clone();
-        retractions.extend(plan.retract);
+        if let Some(new) = plan.retract {
+            // What the new one makes void again needs no older one: State stays small over many crashes.
+            retractions.retain(|old| old.from < new.from);
+            retractions.extend((!wrong(Mutation::RetractionForgotten)).then_some(new));
+        }
         let frontier = plan.frontier.map_or(0, |f| f.id.index.get());
         let ledger = Ledger::new(topics, tails, retractions.clone(), frontier, settings.without_groups);
         let mut stability = Stability::new(settings.min_age, plan.stable);
@@ -85,6 +97,7 @@ impl Core {
             owner,
             incarnation: plan.incarnation,
             retractions,
+            untold: (plan.state_after && plan.retract.is_some()).then(|| Box::new(state.clone())),
             ledger,
             stability,
             clears: Clears::new(settings.clears, state.last_clear, now),
@@ -95,10 +108,13 @@ impl Core {
             records: 0,
             dropped: 0,
             gap_records: state.gap_records + plan.gap,
+            gap: (plan.gap, plan.above),
             number: state.number,
             writing: VecDeque::new(),
             passed: VecDeque::new(),
             state_wanted: true,
+            state_first: plan.state_first,
+            draining: false,
             state_at: now,
             leaving: false,
             left_with: None,
@@ -136,6 +152,7 @@ impl Core {
             Event::Unanswered { what, why } => self.unanswered = Some((what, why)),
             Event::GroupAdded { topic, spec, first } => {
                 self.ledger.add_group(topic, GroupProgress::registered(spec, first, 0));
+                self.clears.reconsider();
                 self.state_wanted = true;
             }
             Event::GroupChanged(spec) => {
@@ -158,6 +175,10 @@ impl Core {
             Event::Cleared { upto, outcome } => self.on_cleared(upto, outcome, now),
             Event::Learned { topic, at, found } => {
                 self.ledger.learn(topic, at, found.map(|f| (f.at.offset, f.head.id())));
+            }
+            Event::Draining => {
+                self.draining = true;
+                self.state_wanted = true;
             }
             Event::Tick => {}
         }
@@ -215,7 +236,7 @@ impl Core {
         self.number += 1;
         self.state_wanted = false;
         self.state_at = now;
-        let last_clear = self.clears.intended();
+        let last_clear = self.clears.name();
         let newest_durable = self.durable_states();
         self.passed.drain(..newest_durable.saturating_sub(1));
         let passed = self.ledger.topics().iter().map(|t| self.ledger.trimmable(t.topic.ix, u64::MAX)).collect();
@@ -226,21 +247,29 @@ impl Core {
                 TopicState { name: t.topic.name.clone(), id: t.topic.id.clone(), partitions: t.topic.partitions };
             (t.topic.feed.clone().unwrap_or_default(), state)
         });
+        let (incarnation, retractions, frontier, stable) = match self.untold.as_deref() {
+            Some(old) => (old.incarnation, old.retractions.clone(), old.frontier, old.stable),
+            None => (self.incarnation, self.retractions.clone(), sealing.or(self.frontier), self.stability.stable()),
+        };
+        let passed_gap = frontier.is_some_and(|f| f.id.index.get() > self.gap.1);
         State {
             version: 1,
             mdt: self.mdt.clone(),
             owner: self.owner.clone(),
             number: self.number,
             written_ms: wall_ms,
-            incarnation: self.incarnation,
-            frontier: sealing.or(self.frontier),
+            incarnation,
+            frontier,
             last_clear,
-            stable: self.stability.stable(),
-            retractions: self.retractions.clone(),
+            stable,
+            retractions,
             topics: topics.collect(),
             registry_version: self.registry.map_or(0, |(v, _)| v),
             groups: self.ledger.groups().map(|(_, g)| (g.spec.name.clone(), g.remember())).collect(),
-            gap_records: self.gap_records,
+            gap_records: self.gap_records - if passed_gap || wrong(Mutation::GapCountedAgain) { 0 } else { self.gap.0 },
+            clean: self.draining
+                && self.sealed.is_empty()
+                && self.frontier.map_or(0, |f| f.id.index.get()) == self.read,
             left: self.leaving,
         }
     }
@@ -257,6 +286,12 @@ impl Core {
     pub fn has_left(&self) -> bool {
         let waiting = self.writing.front().map_or(self.number + 1, |(number, _)| *number);
         self.left_with.is_some_and(|number| number < waiting)
+    }
+
+    /// Whether records may be published yet, see [`Plan::state_first`].
+    #[must_use]
+    pub fn may_publish(&self) -> bool {
+        !self.state_first || self.clears.told()
     }
 
     /// The highest index that an MDT crash cannot take back; 0 if none.

@@ -10,6 +10,7 @@
 //! * [`clears`]: when to clear, and how State is written first
 //! * [`start`]: what a start makes of State, the topics' tails and the MDT
 //! * [`events`]: what comes in, what goes out, and the settings
+//! * [`reasons`]: why an MDT or a group is held
 //! * [`machine`]: the [`Core`] that joins the rooms
 
 pub mod clears;
@@ -20,6 +21,7 @@ pub mod machine;
 pub mod mutations;
 #[cfg(not(feature = "mutations"))]
 mod mutations;
+pub mod reasons;
 pub mod snapshot;
 pub mod stability;
 pub mod start;
@@ -29,6 +31,7 @@ pub mod timeline;
 pub use events::{Action, ClearOutcome, Event, Settings};
 pub use ledger::{Clearable, Hold};
 pub use machine::Core;
+pub use reasons::Reason;
 pub use start::{Found, Plan, Start, Step, Stop};
 
 use std::time::Duration;

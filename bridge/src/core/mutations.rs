@@ -35,6 +35,15 @@ pub enum Mutation {
     SameIncarnation,
     WrongIncarnationIsVoid,
     RetractedTooLate,
+    UncleanIsClean,
+    PublishedBeforeState,
+    SkipForgotten,
+    RetractionForgotten,
+    TailIsTheFrontier,
+    GapCountedAgain,
+    RetractionToldEarly,
+    OneTailSpeaksForAll,
+    AheadNotSeenAgain,
 }
 
 #[cfg(feature = "mutations")]
@@ -49,7 +58,7 @@ mod switch {
 
     impl Mutation {
         /// Every one of them.
-        pub const ALL: [Self; 28] = [
+        pub const ALL: [Self; 37] = [
             StableWithoutAsking,
             YoungIsStable,
             AnyRecordIsTheSame,
@@ -78,6 +87,15 @@ mod switch {
             SameIncarnation,
             WrongIncarnationIsVoid,
             RetractedTooLate,
+            UncleanIsClean,
+            PublishedBeforeState,
+            SkipForgotten,
+            RetractionForgotten,
+            TailIsTheFrontier,
+            GapCountedAgain,
+            RetractionToldEarly,
+            OneTailSpeaksForAll,
+            AheadNotSeenAgain,
         ];
 
         /// From now on the core of this thread has this bug, or none.

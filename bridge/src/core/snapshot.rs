@@ -1,7 +1,7 @@
 //! What `status` says of one MDT, as far as the core knows it.
 
 use super::machine::Core;
-use super::{Hold, Now};
+use super::{Hold, Now, Reason};
 use crate::status::{GroupStatus, Holding, MdtStatus, Phase};
 
 impl Core {
@@ -17,10 +17,9 @@ impl Core {
             })
             .map(|(t, g)| {
                 let holding = g.hold().map(|h| holding_of(h, &g.spec.name));
-                let repairing = g.repair_topic().map(|topic| Holding {
-                    reason: "repair_unread".into(),
-                    text: format!("the group has not yet read its repaired records in {topic}"),
-                    command: format!("clbridge consume --group {}", g.spec.name),
+                let repairing = g.repair_topic().map(|topic| {
+                    let text = format!("the group has not yet read its repaired records in {topic}");
+                    holding_for(Reason::RepairUnread, text, format!("clbridge consume --group {}", g.spec.name))
                 });
                 let caught_up = t.caught_up(g);
                 GroupStatus {
@@ -39,22 +38,22 @@ impl Core {
             })
             .collect();
         let mut holding = Vec::new();
-        let mut hold = |reason: &str, text: String, command: String| {
-            holding.push(Holding { reason: reason.into(), text, command });
+        let mut hold = |reason: Reason, text: String, command: String| {
+            holding.push(holding_for(reason, text, command));
         };
         if let Some((what, why)) = &self.unanswered {
-            hold(what, why.clone(), "ends by itself when the broker answers again".into());
+            hold(*what, why.clone(), "ends by itself when the broker answers again".into());
         }
         if groups.is_empty() && self.settings.without_groups == super::ledger::WithoutGroups::Hold {
             hold(
-                "no_groups",
+                Reason::NoGroups,
                 "no persistent group is registered for this MDT: nothing is cleared".into(),
                 "clbridge groups add NAME".into(),
             );
         }
         if let Some(text) = &self.clear_refused {
             hold(
-                "clear_refused",
+                Reason::ClearRefused,
                 text.clone(),
                 format!("lctl --device {} changelog_register (on the MDS), then set source.users", self.mdt),
             );
@@ -90,5 +89,9 @@ impl Core {
 /// A group's hold as `status` says it.
 #[must_use]
 pub fn holding_of(h: Hold, group: &str) -> Holding {
-    Holding { reason: h.reason().into(), text: format!("group {group}: {}", h.text()), command: h.command(group) }
+    holding_for(Reason::from(h), format!("group {group}: {}", h.text()), h.command(group))
+}
+
+fn holding_for(reason: Reason, text: String, command: String) -> Holding {
+    Holding { reason: reason.as_str().into(), text, command }
 }

@@ -8,6 +8,9 @@
 //! * (c) else the next incarnation begins right behind the last published record that still stands;
 //! * (d) the difference is at or below *stable*, or the changelog began anew: stop and say so.
 //!
+//! Where nothing can be read back (AMQP), R is State's frontier. What was published behind it is known only after a
+//! clean stop: else the next incarnation begins right behind R, and the broker is told so before anything is published.
+//!
 //! While nothing at all can be read and R is above the last clear, nothing is decided: the next record will tell.
 
 use std::num::NonZeroU64;
@@ -31,6 +34,9 @@ pub struct Found {
     /// What the broker can do.
     pub capabilities: Capabilities,
 }
+
+/// Where a retraction ends if nobody knows what was published: the highest index that a record can carry.
+const UNKNOWN_END: u64 = i64::MAX as u64;
 
 /// What to look at next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,8 +77,16 @@ pub struct Plan {
     pub stable: Option<Mark>,
     /// The frontier still stands on the MDT and becomes stable when seen again.
     pub stands: bool,
+    /// A record published behind the frontier, which stood. Wherever a crash may hide before it is read again, it has to
+    /// be found as it was, since what lies before it is not published a second time.
+    pub ahead: Option<Mark>,
     /// Records that are known to be missing (the server purged them before they were read).
     pub gap: u64,
+    /// State that tells of this plan has to be durable before anything is published: the next start could not tell what
+    /// was published without it.
+    pub state_first: bool,
+    /// State may tell of the retraction only once it is durable in every partition: the next start would not repeat it.
+    pub state_after: bool,
     /// Records at or below these already stand in their partition (identity by topic and partition): skip them.
     pub skip: Vec<Vec<Option<RecordId>>>,
 }
@@ -92,9 +106,13 @@ pub struct Start {
     found: Found,
     /// The recovered frontier.
     r: Option<Mark>,
+    /// What has to stand on the MDT, asked for from the end: R, and before it the tails of other partitions behind
+    /// State's frontier. They may have come from different writers, so that R does not speak for them.
+    to_see: Vec<Mark>,
     step: Step,
     plan: Option<Plan>,
-    gone: Option<Probe>,
+    /// The oldest record that can be read, where it was asked for.
+    oldest: Option<u64>,
 }
 
 impl Start {
@@ -103,7 +121,7 @@ impl Start {
     /// # Errors
     /// A used topic without State: nothing can be said about what was cleared.
     pub fn new(found: Found) -> Result<Self, Stop> {
-        let mut start = Self { r: None, step: Step::Done, plan: None, gone: None, found };
+        let mut start = Self { r: None, to_see: Vec::new(), step: Step::Done, plan: None, oldest: None, found };
         let Some(state) = &start.found.state else {
             if start.found.used {
                 return Err(Stop {
@@ -111,8 +129,7 @@ impl Start {
                     text: "the topics hold records but there is no State that says what was cleared".into(),
                 });
             }
-            let plan = start.plan_with(|_| {});
-            start.plan = Some(plan);
+            start.done(start.plan_with(|_| {}));
             return Ok(start);
         };
         // What an atomic broker holds beyond State was not written by a bridge.
@@ -140,8 +157,15 @@ impl Start {
         match start.r {
             // An incarnation whose retraction was published but not its State: compare, and begin it again.
             Some(r) if r.id.incarnation > state.incarnation => start.compare(),
-            Some(r) => start.step = Step::Probe(r.id.index),
-            None => start.plan = Some(start.plan_with(|_| {})),
+            Some(r) => {
+                let behind = |m: &Mark| frontier.is_none_or(|f| m.id > f.id) && m.id < r.id;
+                let tails = start.found.tails.iter().flatten().flatten().filter(|t| !start.is_void(t));
+                let tails = tails.filter(|t| t.head.retracts.is_none());
+                let others = tails.map(|t| Mark { id: t.head.id(), digest: t.head.digest() }).filter(behind);
+                start.to_see = others.filter(|_| !wrong(Mutation::OneTailSpeaksForAll)).chain([r]).collect();
+                start.step = Step::Probe(r.id.index);
+            }
+            None => start.done(start.plan_with(|_| {})),
         }
         Ok(start)
     }
@@ -162,24 +186,31 @@ impl Start {
     pub fn probed(&mut self, probe: Probe) {
         let (Some(r), Some(state)) = (self.r, &self.found.state) else { return };
         let cleared = r.id.index.get() <= state.last_clear;
-        match probe {
-            Probe::Found(d) if d == r.digest || wrong(Mutation::OtherRecordIsTheSame) => {
-                let stable = if cleared || wrong(Mutation::StableAtStart) { Some(r) } else { state.stable };
-                self.done(self.plan_with(|p| {
-                    p.stable = stable;
-                    p.stands = true;
-                }));
+        let asked = self.to_see.last().copied().unwrap_or(r);
+        let stands = match probe {
+            Probe::Found(d) => d == asked.digest || wrong(Mutation::OtherRecordIsTheSame),
+            // R stands: what is gone before it was cleared or purged.
+            Probe::Gone { .. } | Probe::Nothing => asked != r,
+        };
+        if !stands {
+            if matches!(probe, Probe::Found(_)) {
+                self.compare()
+            } else {
+                self.step = Step::Oldest
             }
-            Probe::Found(_) => self.compare(),
-            Probe::Nothing if !cleared => {
-                self.gone = Some(probe);
-                self.step = Step::Oldest;
-            }
-            Probe::Gone { .. } | Probe::Nothing => {
-                self.gone = Some(probe);
-                self.step = Step::Oldest;
-            }
+            return;
         }
+        self.to_see.pop();
+        if let Some(next) = self.to_see.last() {
+            self.step = Step::Probe(next.id.index);
+            return;
+        }
+        let stable = if cleared || wrong(Mutation::StableAtStart) { Some(r) } else { state.stable };
+        self.done(self.plan_with(|p| {
+            p.stable = stable;
+            p.stands = true;
+            p.ahead = Some(r).filter(|r| p.frontier.is_none_or(|f| r.id > f.id) && !wrong(Mutation::AheadNotSeenAgain));
+        }));
     }
 
     /// Answer to [`Step::Oldest`].
@@ -187,6 +218,7 @@ impl Start {
         let (Some(r), Some(state)) = (self.r, &self.found.state) else { return };
         let index = r.id.index.get();
         let cleared = index <= state.last_clear;
+        self.oldest = oldest;
         match oldest {
             // Something at or below R is readable although R is not: taken back, or begun anew.
             Some(o) if o <= index => self.compare(),
@@ -219,7 +251,8 @@ impl Start {
         };
         let stable = state.stable.map_or(0, |m| m.id.index.get());
         if let Some(m) = state.stable {
-            let oldest = standing.first().map(|(i, _)| *i);
+            // The scan began at the stable record: what lies before it does not show there.
+            let oldest = self.oldest.or(standing.first().map(|(i, _)| *i));
             let differs = stands(stable).is_some_and(|d| d != m.digest);
             let younger = oldest.is_some_and(|o| o < stable) && stands(stable).is_none();
             if differs || younger {
@@ -233,19 +266,32 @@ impl Start {
                 });
             }
         }
+        // Behind State's frontier one partition may have what another one lacks, and what a newer incarnation than
+        // State's had begun with is made void with it: neither says that everything before it is published.
+        let told = state.frontier.map_or(0, |f| f.id.index.get());
+        let counts = |m: &&Mark| {
+            let known = m.id.incarnation <= state.incarnation && m.id.index.get() <= told;
+            known || wrong(Mutation::TailIsTheFrontier)
+        };
         // What a crash takes back is always a suffix: everything up to the last published record that still stands,
         // stands too. Between that one and the first that differs there may be records which a module dropped; nobody
         // knows their content any more, so the next incarnation begins right behind what is known to stand.
         let good = published
             .iter()
             .filter(|m| m.id.index.get() > stable && !self.is_void_id(m.id))
+            .filter(counts)
             .take_while(|m| {
                 let digest = stands(m.id.index.get());
                 digest == Some(m.digest) || digest.is_some() && wrong(Mutation::ComparedByIndexOnly)
             })
             .last()
             .copied()
-            .or(state.stable);
+            .or(match (state.stable, state.frontier) {
+                // What is stable was read, but what lies behind State's frontier need not be published everywhere.
+                (Some(s), Some(f)) if f.id.index < s.id.index => Some(f),
+                (Some(_), None) => None,
+                (stable, _) => stable,
+            });
         let from = good.map_or(1, |g| g.id.index.get() + 1) + u64::from(wrong(Mutation::RetractedTooLate));
         assert!(from > state.last_clear, "a reused index {from} at or below the last clear {}", state.last_clear);
         let seen = published.iter().map(|m| m.id.incarnation).max().unwrap_or(0);
@@ -256,7 +302,7 @@ impl Start {
         plan.incarnation = incarnation;
         plan.resume = NonZeroU64::new(from);
         plan.above = from - 1;
-        plan.retract = Some(Retraction { incarnation, from, to });
+        plan.retract = Some(Retraction { incarnation, from, to: if self.blind() { UNKNOWN_END } else { to } });
         plan.frontier = good.map(|g| Mark { id: RecordId { incarnation, index: g.id.index }, digest: g.digest });
         plan.stands = plan.frontier.is_some();
         plan.skip = self.found.tails.iter().map(|t| vec![None; t.len()]).collect();
@@ -264,7 +310,32 @@ impl Start {
         Ok(())
     }
 
-    fn done(&mut self, plan: Plan) {
+    /// Records without State that tells of them would stop the next start, or deceive it.
+    fn state_first(&self) -> bool {
+        let Capabilities { atomic_state, read_back, .. } = self.found.capabilities;
+        let wanted = !read_back || !atomic_state && self.found.state.is_none();
+        wanted && !wrong(Mutation::PublishedBeforeState)
+    }
+
+    /// What State does not tell is found by reading back, and what it tells is taken for done.
+    fn state_after(&self) -> bool {
+        let Capabilities { atomic_state, read_back, .. } = self.found.capabilities;
+        read_back && !atomic_state && !wrong(Mutation::RetractionToldEarly)
+    }
+
+    /// Something may have been published behind State's frontier that nobody can find.
+    fn blind(&self) -> bool {
+        let unclean = self.found.state.as_ref().is_some_and(|s| !s.clean);
+        unclean && !self.found.capabilities.read_back && !wrong(Mutation::UncleanIsClean)
+    }
+
+    fn done(&mut self, mut plan: Plan) {
+        if self.blind() && plan.retract.is_none() {
+            let (incarnation, from) = (plan.incarnation + 1, plan.above + 1);
+            plan.incarnation = incarnation;
+            plan.retract = Some(Retraction { incarnation, from, to: UNKNOWN_END });
+            plan.frontier = plan.frontier.map(|f| Mark { id: RecordId { incarnation, index: f.id.index }, ..f });
+        }
         self.plan = Some(plan);
         self.step = Step::Done;
     }
@@ -284,7 +355,7 @@ impl Start {
             topic
                 .iter()
                 .map(|t| t.as_ref().filter(|t| !self.is_void(t)).map(|t| t.head.id()))
-                .map(|id| id.filter(|id| frontier.is_none_or(|f| *id > f.id)))
+                .map(|id| id.filter(|id| frontier.is_none_or(|f| *id > f.id) && !wrong(Mutation::SkipForgotten)))
                 .collect()
         });
         let mut plan = Plan {
@@ -295,7 +366,10 @@ impl Start {
             frontier,
             stable: state.and_then(|s| s.stable),
             stands: false,
+            ahead: None,
             gap: 0,
+            state_first: self.state_first(),
+            state_after: self.state_after(),
             skip: skip.collect(),
         };
         alter(&mut plan);
@@ -312,3 +386,6 @@ impl Start {
         retractions.into_iter().any(|r| voids(r) && id.index.get() >= r.from)
     }
 }
+
+#[cfg(test)]
+mod tests;

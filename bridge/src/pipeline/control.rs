@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use super::clearing::Request;
 use super::repair::Repair;
 use super::{PipelineSettings, Shared, clock, groups};
-use crate::core::{Action, Event, Stop};
+use crate::core::{Action, Event, Reason, Stop};
 use crate::source::SourceFactory;
 
 /// How long an ended bridge waits until State says that it has left, for whoever waits to take over.
@@ -72,12 +72,12 @@ impl Control {
             if registry_read.is_none_or(|at| at.elapsed() >= self.settings.poll_registry) {
                 registry_read = Some(Instant::now());
                 let answer = self.read_registry().await;
-                self.note("registry_unreadable", answer);
+                self.note(Reason::RegistryUnreadable, answer);
             }
             if polled.is_none_or(|at| at.elapsed() >= self.settings.poll_groups) {
                 polled = Some(Instant::now());
                 let answer = self.poll_groups().await;
-                self.note("broker_unavailable", answer);
+                self.note(Reason::BrokerUnavailable, answer);
             }
             if let Some(ended) = self.actions().await {
                 return ended;
@@ -85,7 +85,7 @@ impl Control {
             if trimmed.elapsed() >= self.settings.trim_every {
                 trimmed = Instant::now();
                 let answer = self.trim().await;
-                self.note("broker_unavailable", answer);
+                self.note(Reason::BrokerUnavailable, answer);
             }
             if *self.shutdown.borrow() && drain_until.is_none() {
                 self.shared.draining.store(true, std::sync::atomic::Ordering::Release);
@@ -118,7 +118,7 @@ impl Control {
                 Action::Clear { upto, until } => self.clearing.send(Request::Clear(upto, until)),
                 Action::ReadAt(reads) => {
                     let answer = self.read_at(&reads).await;
-                    self.note("broker_unavailable", answer);
+                    self.note(Reason::BrokerUnavailable, answer);
                     // What stays unknown is asked for again at the next poll, not in a tight loop.
                     return None;
                 }
@@ -212,9 +212,9 @@ impl Control {
         Ok(())
     }
 
-    fn note(&self, what: &'static str, answer: Result<(), SinkError>) {
+    fn note(&self, what: Reason, answer: Result<(), SinkError>) {
         if let Err(e) = answer {
-            warn!(mdt = %self.mdt, "{what}: {e}");
+            warn!(mdt = %self.mdt, "{}: {e}", what.as_str());
             self.shared.core().on(Event::Unanswered { what, why: e.to_string() }, clock::now());
         }
     }

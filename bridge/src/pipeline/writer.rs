@@ -71,6 +71,8 @@ pub struct Writer {
     incarnation: u32,
     above: u64,
     breaks: Breaks,
+    /// See [`Plan::ahead`].
+    ahead: Option<Mark>,
     /// Newest record with a verdict.
     last: Option<Mark>,
     /// Bytes and time since the last seal.
@@ -127,7 +129,9 @@ impl Writer {
             batch,
             incarnation: plan.incarnation,
             above: plan.above,
-            breaks: Breaks::new(None),
+            // An MDT may also crash between the start's look at it and the first record.
+            breaks: Breaks::new(plan.frontier.filter(|_| plan.stands).map(|f| (f.id.index.get(), f.digest, None))),
+            ahead: plan.ahead,
             last: plan.frontier,
             unsealed: None,
             sealed_at: Now::ZERO,
@@ -143,6 +147,13 @@ impl Writer {
     /// # Errors
     /// What ended it.
     pub fn run(mut self, plan: &Plan) -> Result<(), WriterError> {
+        while !self.shared.core().may_publish() {
+            self.seal_if_due(true)?;
+            self.poll(BUSY_WAIT)?;
+            if self.shared.is_over() {
+                return Ok(());
+            }
+        }
         if let Some(retraction) = plan.retract {
             self.retract(retraction)?;
         }
@@ -258,7 +269,9 @@ impl Writer {
 
     /// Nothing behind a break goes out before the record in front of it was seen again on a fresh descriptor.
     fn verify(&mut self, b: &Break) -> Result<(), WriterError> {
-        let (Some(index), digest) = (NonZeroU64::new(b.verify.0), b.verify.1) else { return Ok(()) };
+        let ahead = self.ahead.filter(|a| a.id.index.get() > b.verify.0).map(|a| (a.id.index.get(), a.digest));
+        let (verify, digest) = ahead.unwrap_or(b.verify);
+        let Some(index) = NonZeroU64::new(verify) else { return Ok(()) };
         let (answer, answered) = sync_channel(1);
         if self.clearing.send(Request::Verify(index, answer)).is_err() {
             return Err(WriterError::Suspect("the clearing thread is gone".into()));
@@ -381,6 +394,7 @@ impl Writer {
     /// so that clears can still be issued.
     fn drain(&mut self) -> Result<(), WriterError> {
         self.seal()?;
+        self.shared.core().on(Event::Draining, clock::now());
         while !self.shared.is_over() {
             self.poll(Duration::from_millis(5))?;
             if self.publisher.in_flight().0 == 0 && self.publisher.ready() {

@@ -32,6 +32,9 @@ impl Core {
         match d {
             Durable::At { topic, at, id } => self.ledger.durable_at(topic, at, id),
             Durable::Frontier(id) => {
+                if id.incarnation == self.incarnation {
+                    self.untold = None;
+                }
                 while let Some(mark) = self.sealed.front().copied().filter(|m| m.id <= id) {
                     self.sealed.pop_front();
                     self.frontier = Some(mark);
