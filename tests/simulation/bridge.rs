@@ -4,205 +4,113 @@ use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use clbridge::core::clears::ClearSettings;
-use clbridge::core::ledger::WithoutGroups;
-use clbridge::core::ledger::group::GroupProgress;
-use clbridge::core::{Action, ClearOutcome, Clearable, Core, Event, Found, Plan, Settings, Start, Step, Stop};
+use clbridge::core::{Action, ClearOutcome, Clearable, Core, Event, Stop};
 use clbridge::source::Probe;
-use clbridge_schemas::avro::{Head, Retracts};
-use clbridge_schemas::ids::{Digest, MdtName, RecordId};
-use clbridge_schemas::lustre::{Fid, RecordType, Time};
-use clbridge_sinks::state::{Mark, State};
-use clbridge_sinks::{Capabilities, Durable, GroupSpec, Position, Stored, Topic, TopicIx};
+use clbridge_schemas::ids::RecordId;
+use clbridge_sinks::state::{Mark, Retraction};
+use clbridge_sinks::{Durable, Position, Progress, Registry, Stored, TopicIx};
 
-use crate::broker::{Batch, Broker, Entry, TOPIC, TOPIC_ID};
-use crate::judge::{Judge, dropped};
+use crate::broker::{Broker, Expected, Kind, Message, Reply, Request};
+use crate::content::{FEEDS, digest, dropped, partition_of, takes};
+use crate::groups::Group;
+use crate::judge::Judge;
 use crate::mdt::{Descriptor, Mdt, Rec};
+use crate::start::stored;
 
-/// Milliseconds.
-pub const MIN_AGE: u64 = 5_000;
-pub const COMMIT_EVERY: u64 = 1_000;
-const BREAK_MS: u64 = 2_000;
+/// An MDT is gone for at least this long when it crashes, milliseconds.
+pub const BREAK_MS: u64 = 2_000;
+/// A broker that answers nothing for so long is given up, milliseconds.
+pub const PATIENCE: u64 = 15_000;
+/// Nothing more is read while so many records are on their way.
+pub const WINDOW: usize = 400;
 
 /// Everything of a bridge that dies with it.
 pub struct Life {
+    pub id: u64,
+    pub owner: String,
+    pub epoch: u64,
+    pub(crate) kind: Kind,
     pub core: Core,
-    plan_retract: bool,
-    descriptor: Descriptor,
-    incarnation: u32,
-    above: u64,
-    last: Option<(Mark, u64)>,
-    last_read_at: u64,
-    open: Batch,
-    /// The batch whose commit was asked for.
-    pub committing: Option<Batch>,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) incarnation: u32,
+    pub(crate) above: u64,
+    pub(crate) last: Option<(Mark, u64)>,
+    pub(crate) ahead: Option<Mark>,
+    pub(crate) last_read_at: u64,
+    pub(crate) skip: Vec<Vec<Option<RecordId>>>,
+    pub(crate) partitions: Vec<usize>,
+    pub(crate) retract: Option<Retraction>,
+    /// How it began, for the trace.
+    pub plan: String,
+    /// On the way to the broker, and back.
+    pub requests: VecDeque<Request>,
+    pub replies: VecDeque<Reply>,
+    pub replies_held_until: u64,
+    pub(crate) open: Vec<Message>,
+    /// A commit, or a State of its own, is on its way.
+    pub(crate) waiting: bool,
+    /// By topic what the next message expects, where the broker wants to know.
+    pub(crate) expected: Vec<Expected>,
+    pub(crate) revision: u64,
+    pub(crate) unconfirmed: VecDeque<(Message, u64, bool)>,
+    /// Messages sent before a seal, and its frontier.
+    pub(crate) seals: VecDeque<(u64, Option<RecordId>)>,
+    pub(crate) sent: u64,
+    pub(crate) confirmed: u64,
+    pub(crate) heard_at: u64,
+    pub(crate) dirty: bool,
     pub probes: VecDeque<NonZeroU64>,
     pub clears: VecDeque<(Clearable, Duration)>,
-    dirty: bool,
+    /// Answers of the broker that are still on their way.
+    pub answer: Option<Progress>,
+    pub(crate) learned: Vec<(TopicIx, Position, Option<Stored>)>,
+    /// When the registry was last read.
+    pub registry_at: u64,
+    pub(crate) registry_seen: u64,
 }
 
-/// What a step found out.
-pub enum Outcome {
-    Fine,
-    Restart,
+/// How a step ended a life.
+pub enum Ended {
+    Restart(&'static str),
     Stop(Stop),
 }
 
-pub fn settings() -> Settings {
-    let ms = Duration::from_millis;
-    Settings {
-        min_age: ms(MIN_AGE),
-        clears: ClearSettings {
-            batch: 50,
-            every: ms(300),
-            heartbeat: ms(60_000),
-            state_fresh: ms(2_000),
-            retry: ms(1_000),
-        },
-        without_groups: WithoutGroups::Hold,
-        state_every: ms(2_000),
-        answers_fresh: ms(10_000),
-        reads: 64,
-    }
-}
+type Lived = Result<(), Ended>;
 
-pub fn mdt_name() -> MdtName {
-    "sim-MDT0000".parse().unwrap()
-}
-
-fn partition_of(uid: u64, partitions: usize) -> usize {
-    (uid.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) as usize % partitions
-}
-
-/// The model's content as a head whose digest is the uid's own: kept beside, since a digest cannot be inverted.
-fn stored(p: usize, e: &Entry) -> Stored {
-    Stored { at: Position { partition: p as u32, offset: e.offset }, head: head(e) }
-}
-
-fn head(e: &Entry) -> clbridge_sinks::topic::Head {
-    clbridge_sinks::topic::Head::of(&Head {
-        version: clbridge_schemas::avro::SchemaVersion::V5,
-        mdt: "sim-MDT0000",
-        index: e.id.index.get(),
-        incarnation: e.id.incarnation,
-        type_code: 1,
-        time: Time::from_nanos(i64::try_from(e.uid).unwrap()),
-        tfid: Fid { seq: e.uid, oid: 0, ver: 0 },
-        retracts: e.retracts.map(|r| Retracts { incarnation: r.incarnation - 1, from: r.from, to: r.to }),
-    })
-    .unwrap()
-}
-
-/// The digest that [`head`] gives for this content.
-pub fn digest(index: u64, uid: u64) -> Digest {
-    Digest::of(index, RecordType(1), Time::from_nanos(i64::try_from(uid).unwrap()), Fid { seq: uid, oid: 0, ver: 0 })
-}
-
-fn mark(incarnation: u32, r: &Rec) -> Option<Mark> {
-    let index = NonZeroU64::new(r.index)?;
-    Some(Mark { id: RecordId { incarnation, index }, digest: digest(r.index, r.uid) })
+fn ms(now: u64) -> Duration {
+    Duration::from_millis(now)
 }
 
 impl Life {
-    /// A start, as `pipeline::life` does it; `None`: nothing can be decided yet.
-    pub fn start(mdt: &Mdt, broker: &mut Broker, groups: &[GroupSpec], now: u64) -> Result<Option<Self>, Stop> {
-        let partitions = broker.partitions.len();
-        let tails =
-            vec![broker.partitions.iter().enumerate().map(|(p, e)| e.last().map(|e| stored(p, e))).collect::<Vec<_>>()];
-        let found = Found {
-            state: broker.state.clone(),
-            tails: tails.clone(),
-            used: broker.low.iter().any(|l| *l > 0) || broker.partitions.iter().any(|p| !p.is_empty()),
-            capabilities: Capabilities { atomic_state: true, read_back: true, exactly_once: true },
-        };
-        let mut start = Start::new(found)?;
-        loop {
-            match start.next() {
-                Step::Done => break,
-                Step::Probe(i) => start.probed(real(mdt.probe(i.get()), i.get())),
-                Step::Wait(i) => match mdt.probe(i.get()) {
-                    Probe::Nothing if mdt.oldest().is_none() => return Ok(None),
-                    probe => start.probed(real(probe, i.get())),
-                },
-                Step::Oldest => start.oldest(mdt.oldest()),
-                Step::Compare { above, from, to } => {
-                    let mut published: Vec<Mark> = broker
-                        .partitions
-                        .iter()
-                        .flatten()
-                        .filter(|e| e.retracts.is_none() && e.id.index.get() > above)
-                        .map(|e| Mark { id: e.id, digest: digest(e.id.index.get(), e.uid) })
-                        .collect();
-                    published.sort_unstable_by_key(|m| (m.id.index, m.id.incarnation));
-                    let standing: Vec<(u64, Digest)> =
-                        mdt.scan(from.get(), to).into_iter().map(|(i, d)| (i, digest(i, d.0))).collect();
-                    start.compared(&published, &standing)?;
-                }
-            }
+    pub(crate) fn publish(&mut self, m: Message) {
+        self.sent += 1;
+        if self.kind == Kind::Atomic {
+            self.open.push(m);
+            return;
         }
-        let Some(plan) = start.plan() else { return Ok(None) };
-        let state = broker.state.clone().unwrap_or_else(|| State::first(mdt_name(), "sim".into()));
-        let topic = Topic {
-            ix: TopicIx(0),
-            name: TOPIC.into(),
-            feed: None,
-            mdt: mdt_name(),
-            id: TOPIC_ID.into(),
-            partitions: partitions as u32,
-            created: false,
-            replicas: if broker.replicated { 3 } else { 1 },
-        };
-        let t = Duration::from_millis(now);
-        let mut core = Core::new(settings(), "sim".into(), &state, &plan, vec![topic], &tails, t);
-        for spec in groups {
-            let mut group = match state.groups.get(&spec.name) {
-                Some(s) => GroupProgress::remembered(spec.clone(), s, partitions as u32),
-                None => {
-                    let end = broker.end.clone();
-                    let first =
-                        broker.groups.entry(spec.name.clone()).or_insert_with(|| end.into_iter().map(Some).collect());
-                    GroupProgress::registered(spec.clone(), first.clone(), 0)
-                }
-            };
-            if let Some(r) = plan.retract {
-                group.voided(r.from);
-            }
-            core.remember_group(TopicIx(0), group);
-        }
-        Ok(Some(Self::begin(core, &plan, mdt, partitions, now)))
+        let expected = self.expected[m.topic];
+        self.expected[m.topic] = (expected.0 + 1, Some((self.id, m.id)));
+        self.unconfirmed.push_back((m, expected.0, false));
+        self.requests.push_back(Request::Message { writer: self.id, expected, message: m });
     }
 
-    fn begin(core: Core, plan: &Plan, mdt: &Mdt, partitions: usize, now: u64) -> Self {
-        let mut open = Batch::default();
-        if let Some(r) = plan.retract {
-            let id = RecordId { incarnation: r.incarnation, index: NonZeroU64::new(r.from).unwrap() };
-            open.messages.extend((0..partitions).map(|p| (p, id, 0, Some(r))));
-        }
-        Self {
-            core,
-            plan_retract: plan.retract.is_some(),
-            descriptor: mdt.open(plan.resume.map_or(0, NonZeroU64::get)),
-            incarnation: plan.incarnation,
-            above: plan.above,
-            last: plan.frontier.map(|m| (m, 0)),
-            last_read_at: now,
-            dirty: plan.retract.is_some(),
-            open,
-            committing: None,
-            probes: VecDeque::new(),
-            clears: VecDeque::new(),
-        }
+    /// Records that are not durable yet.
+    pub fn in_flight(&self) -> usize {
+        (self.sent - self.confirmed) as usize
     }
 
-    /// Reads a chunk and gives it its verdicts. Every tenth content is dropped by a module.
-    pub fn read(&mut self, mdt: &Mdt, max: usize, now: u64) -> Outcome {
+    /// Reads a chunk and gives it its verdicts.
+    pub fn read(&mut self, mdt: &Mdt, max: usize, now: u64) -> Lived {
+        if self.retract.is_some() || !self.core.may_publish() || self.in_flight() > WINDOW {
+            return Ok(());
+        }
         let mut chunk = mdt.read(&mut self.descriptor, max);
         let mut doubt = now.saturating_sub(self.last_read_at) > BREAK_MS;
         if chunk.is_empty() {
             // The end is sticky: open again, seeking to the last record, which must be found as it was.
             let Some((last, _)) = self.last else {
                 self.descriptor = mdt.open(self.above + 1);
-                return Outcome::Fine;
+                return Ok(());
             };
             let index = last.id.index.get();
             self.descriptor = mdt.open(index);
@@ -214,7 +122,7 @@ impl Life {
                     doubt = true;
                 }
                 Some(_) => doubt = true,
-                None => return Outcome::Fine,
+                None => return Ok(()),
             }
             if chunk.is_empty() && doubt {
                 return self.verify(mdt);
@@ -225,131 +133,243 @@ impl Life {
             let jumped = self.last.is_some_and(|(_, time)| time > 0 && r.time.abs_diff(time) > BREAK_MS);
             if std::mem::take(&mut doubt) || jumped {
                 self.told(&mut count, &mut drops, now);
-                if let Outcome::Restart = self.verify(mdt) {
-                    return Outcome::Restart;
-                }
+                self.verify(mdt)?;
             }
             if r.index <= self.above {
-                return Outcome::Restart;
+                let text = format!("record {} is not above {}", r.index, self.above);
+                return Err(Ended::Stop(Stop { reason: "stopped_reset", text }));
             }
-            self.above = r.index;
-            let Some(m) = mark(self.incarnation, r) else { return Outcome::Restart };
-            if dropped(r.uid) {
-                drops += 1;
-            } else {
-                let p = partition_of(r.uid, self.core.ledger().topics()[0].topic.partitions as usize);
-                self.open.messages.push((p, m.id, r.uid, None));
-            }
+            self.take(r);
+            drops += u64::from(dropped(r.uid));
             count += 1;
-            self.last = Some((m, r.time));
         }
         if !chunk.is_empty() {
             self.last_read_at = now;
         }
         self.told(&mut count, &mut drops, now);
-        Outcome::Fine
+        Ok(())
+    }
+
+    fn take(&mut self, r: &Rec) {
+        self.above = r.index;
+        let id = RecordId { incarnation: self.incarnation, index: NonZeroU64::new(r.index).unwrap() };
+        for topic in (0..FEEDS).filter(|feed| takes(*feed, r.uid)) {
+            let partition = partition_of(r.uid, self.partitions[topic]);
+            if self.skip[topic][partition].is_none_or(|upto| id > upto) {
+                self.publish(Message { topic, partition, id, uid: r.uid, retracts: None });
+            }
+        }
+        self.last = Some((Mark { id, digest: digest(r.index, r.uid) }, r.time));
     }
 
     fn told(&mut self, count: &mut u64, dropped: &mut u64, now: u64) {
         if let (true, Some((last, _))) = (*count > 0, self.last) {
-            let event = Event::Read { last, records: *count, dropped: *dropped };
-            self.core.on(event, Duration::from_millis(now));
+            self.core.on(Event::Read { last, records: *count, dropped: *dropped }, ms(now));
             self.dirty = true;
             (*count, *dropped) = (0, 0);
         }
     }
 
-    fn verify(&self, mdt: &Mdt) -> Outcome {
-        let Some((last, _)) = self.last else { return Outcome::Fine };
+    fn verify(&self, mdt: &Mdt) -> Lived {
+        let last = self.last.map(|(m, _)| m);
+        let ahead = self.ahead.filter(|a| last.is_none_or(|l| l.id.index < a.id.index));
+        let Some(last) = ahead.or(last) else { return Ok(()) };
         let index = last.id.index.get();
-        match real(mdt.probe(index), index) {
-            Probe::Found(d) if d == last.digest => Outcome::Fine,
-            Probe::Gone { .. } | Probe::Nothing if index <= self.core.last_clear() => Outcome::Fine,
-            _ => Outcome::Restart,
+        match mdt.probe(index) {
+            Probe::Found(d) if d == last.digest => Ok(()),
+            Probe::Gone { .. } | Probe::Nothing if index <= self.core.last_clear() => Ok(()),
+            _ => Err(Ended::Restart("what was read no longer stands")),
         }
     }
 
-    /// Seals, if no commit is under way and there is a reason to.
+    /// Seals, if the publisher is ready and there is a reason to.
     pub fn seal(&mut self, now: u64) {
-        let t = Duration::from_millis(now);
-        if self.committing.is_some() || !(self.dirty || self.core.state_due(t)) {
+        let t = ms(now);
+        if self.waiting || !(self.dirty || self.core.state_due(t)) {
             return;
         }
         let frontier = self.last.map(|(m, _)| m);
         if let (true, Some(m)) = (self.dirty, frontier) {
             self.core.on(Event::Sealed(m), t);
         }
-        let mut batch = std::mem::take(&mut self.open);
-        batch.frontier = frontier.map(|m| m.id);
-        batch.state = Some(self.core.state(frontier, now, t));
-        self.committing = Some(batch);
+        if self.kind == Kind::Atomic {
+            let messages = std::mem::take(&mut self.open);
+            let state = Box::new(self.core.state(frontier, now, t));
+            self.requests.push_back(Request::Batch { messages, frontier: frontier.map(|m| m.id), state });
+            self.waiting = true;
+        } else {
+            if self.dirty {
+                self.seals.push_back((self.sent, frontier.map(|m| m.id)));
+                self.sealed(now);
+            }
+            if self.core.state_due(t) {
+                let state = Box::new(self.core.state(None, now, t));
+                self.requests.push_back(Request::State { revision: self.revision, state });
+                self.waiting = true;
+            }
+        }
         self.dirty = false;
     }
 
-    /// The commit's answer arrives.
-    pub fn committed(&mut self, broker: &mut Broker, judge: &mut Judge, now: u64) {
-        let Some(batch) = self.committing.take() else { return };
-        let at = broker.commit(&batch);
-        judge.published(&batch, now);
-        let t = Duration::from_millis(now);
-        for (p, offset, id) in at {
-            let at = Position { partition: p as u32, offset };
-            self.core.on(Event::Durable(Durable::At { topic: TopicIx(0), at, id }), t);
+    /// One answer of the broker arrives.
+    pub fn hear(&mut self, judge: &mut Judge, now: u64) -> Lived {
+        if now < self.replies_held_until {
+            return Ok(());
         }
-        if let Some(f) = batch.frontier {
-            self.core.on(Event::Durable(Durable::Frontier(f)), t);
+        let Some(reply) = self.replies.pop_front() else {
+            if !self.waiting && self.unconfirmed.is_empty() {
+                self.heard_at = now;
+            }
+            let silent = now.saturating_sub(self.heard_at) > PATIENCE;
+            return if silent { Err(Ended::Restart("the broker does not answer")) } else { Ok(()) };
+        };
+        let before = self.confirmed;
+        match reply {
+            Reply::Refused => return Err(Ended::Restart("fenced, or out of step")),
+            Reply::Committed { at, frontier, state } => {
+                self.waiting = false;
+                self.confirmed += at.len() as u64;
+                for (topic, p, offset, id) in at {
+                    self.durable(topic, p, offset, id, now);
+                }
+                if let Some(f) = frontier {
+                    self.core.on(Event::Durable(Durable::Frontier(f)), ms(now));
+                }
+                self.state_durable(state, judge, now);
+            }
+            Reply::Stored { message, offset } => {
+                // On one ordered log an answer speaks for all before it, else for its own message alone.
+                for (m, at, confirmed) in &mut self.unconfirmed {
+                    let covered = self.kind == Kind::Ordered && m.topic == message.topic && *at <= offset;
+                    if covered || *m == message {
+                        *confirmed = true;
+                    }
+                    if *m == message {
+                        *at = offset;
+                    }
+                }
+                while self.unconfirmed.front().is_some_and(|(.., confirmed)| *confirmed)
+                    && let Some((m, at, _)) = self.unconfirmed.pop_front()
+                {
+                    self.confirmed += 1;
+                    self.durable(m.topic, m.partition, at, m.id, now);
+                }
+                self.sealed(now);
+            }
+            Reply::State(number) => {
+                self.waiting = false;
+                self.revision += 1;
+                self.state_durable(number, judge, now);
+                self.begin_publishing();
+            }
         }
-        if let Some(s) = batch.state {
-            self.core.on(Event::Durable(Durable::State(s.number)), t);
+        // One confirmation that is missing is noticed, whatever else is answered.
+        if self.confirmed > before || self.unconfirmed.is_empty() {
+            self.heard_at = now;
         }
-        self.plan_retract = false;
+        Ok(())
+    }
+
+    fn durable(&mut self, topic: usize, p: usize, offset: u64, id: RecordId, now: u64) {
+        let at = Position { partition: p as u32, offset };
+        self.core.on(Event::Durable(Durable::At { topic: TopicIx(topic as u16), at, id }), ms(now));
+    }
+
+    fn sealed(&mut self, now: u64) {
+        while self.seals.front().is_some_and(|(sent, _)| *sent <= self.confirmed)
+            && let Some((_, frontier)) = self.seals.pop_front()
+        {
+            if let Some(f) = frontier {
+                self.core.on(Event::Durable(Durable::Frontier(f)), ms(now));
+            }
+        }
+    }
+
+    fn state_durable(&mut self, number: u64, judge: &mut Judge, now: u64) {
+        self.core.on(Event::Durable(Durable::State(number)), ms(now));
+        judge.told(self.id, now);
+    }
+
+    /// The registry is read and applied, as `pipeline::groups` does.
+    pub fn apply(
+        &mut self,
+        registry: &Registry,
+        groups: &mut [Group],
+        broker: &mut Broker,
+        judge: &mut Judge,
+        now: u64,
+    ) {
+        let t = ms(now);
+        self.registry_at = now;
+        if self.registry_seen != registry.version {
+            self.registry_seen = registry.version;
+            judge.registered(registry);
+            let known: Vec<String> = self.core.ledger().groups().map(|(_, g)| g.spec.name.clone()).collect();
+            for spec in registry.groups.values() {
+                if known.contains(&spec.name) {
+                    self.core.on(Event::GroupChanged(spec.clone()), t);
+                } else {
+                    let group = groups.iter_mut().find(|g| g.name() == spec.name).unwrap();
+                    let first = group.join(broker, judge);
+                    let topic = TopicIx(group.topic as u16);
+                    self.core.on(Event::GroupAdded { topic, spec: spec.clone(), first }, t);
+                }
+            }
+            for gone in known.iter().filter(|name| !registry.groups.contains_key(*name)) {
+                self.core.on(Event::GroupRemoved(gone), t);
+            }
+        }
+        self.core.on(Event::Registry { version: registry.version }, t);
+    }
+
+    /// An answer about the groups arrives; the core decides.
+    pub fn answered(&mut self, broker: &Broker, now: u64) -> Lived {
+        if let Some(progress) = self.answer.take() {
+            self.core.on(Event::Progress(&progress), ms(now));
+        }
+        for (topic, at, found) in std::mem::take(&mut self.learned) {
+            self.core.on(Event::Learned { topic, at, found }, ms(now));
+        }
+        self.act(broker, now)
     }
 
     /// Asks the core what to do, and does what needs no waiting.
-    pub fn act(&mut self, broker: &Broker, now: u64) -> Outcome {
-        let t = Duration::from_millis(now);
+    fn act(&mut self, broker: &Broker, now: u64) -> Lived {
+        let t = ms(now);
         while let Some(action) = self.core.next_action(t) {
             match action {
                 Action::Probe(index) => self.probes.push_back(index),
                 Action::Clear { upto, until } => self.clears.push_back((upto, until)),
                 Action::ReadAt(reads) => {
+                    // Read now, told with the next answer.
                     for (topic, at) in reads {
                         let p = at.partition as usize;
-                        let found = broker.first_at(p, at.offset).map(|e| stored(p, &e));
-                        self.core.on(Event::Learned { topic, at, found }, t);
+                        let found = broker.look(usize::from(topic.0), p, at.offset);
+                        self.learned.push((topic, at, found.map(|e| stored(usize::from(topic.0), p, &e).1)));
                     }
-                    return Outcome::Fine;
+                    return Ok(());
                 }
-                Action::Restart(_) => return Outcome::Restart,
-                Action::Stop(stop) => return Outcome::Stop(stop),
+                Action::Restart(_) => return Err(Ended::Restart("the core says so")),
+                Action::Stop(stop) => return Err(Ended::Stop(stop)),
             }
         }
-        Outcome::Fine
+        Ok(())
     }
 
     /// A probe's answer.
     pub fn answer_probe(&mut self, mdt: &Mdt, now: u64) {
         if let Some(index) = self.probes.pop_front() {
-            let probe = Some(real(mdt.probe(index.get()), index.get()));
-            self.core.on(Event::Probed { index, probe }, Duration::from_millis(now));
+            self.core.on(Event::Probed { index, probe: Some(mdt.probe(index.get())) }, ms(now));
         }
     }
 
     /// The clearing thread's turn; the clear that goes to the MDT, if its State is still fresh.
     pub fn issue_clear(&mut self, now: u64) -> Option<Clearable> {
         let (upto, until) = self.clears.pop_front()?;
-        if Duration::from_millis(now) >= until {
-            let event = Event::Cleared { upto, outcome: ClearOutcome::Late };
-            self.core.on(event, Duration::from_millis(now));
+        if ms(now) >= until {
+            self.core.on(Event::Cleared { upto, outcome: ClearOutcome::Late }, ms(now));
             return None;
         }
         Some(upto)
-    }
-}
-
-fn real(probe: Probe, index: u64) -> Probe {
-    match probe {
-        Probe::Found(d) => Probe::Found(digest(index, d.0)),
-        other => other,
     }
 }

@@ -1,84 +1,135 @@
-//! One run: a bridge, an MDT, a broker, groups and their misfortunes, all drawn from one seed.
+//! One run: bridges, an MDT, a broker and groups, all drawn from one seed.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
 
-use crate::bridge::{COMMIT_EVERY, Life, MIN_AGE, Outcome};
-use crate::broker::Broker;
-use crate::judge::{Judge, Leave};
+use clbridge::core::ledger::WithoutGroups;
+use clbridge::core::{Clearable, Hold, Stop};
+use clbridge_sinks::Registry;
+
+use crate::bridge::{Ended, Life};
+use crate::broker::{Broker, Kind, Reply, Request};
+use crate::cast::{NAMES, leave, spec};
+use crate::content::COMMIT_EVERY;
+use crate::draw::Draw;
+use crate::groups::Group;
+use crate::judge::Judge;
 use crate::mdt::Mdt;
-use clbridge::core::{ClearOutcome, Clearable, Event, Stop};
-use clbridge_sinks::{GroupSpec, Policy, TopicIx};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use crate::schedule::{Op, Step};
+use crate::start::Around;
 
-/// Steps of a run with misfortune, before everything has to come to rest.
-pub const STEPS: usize = 600;
+/// A bridge waits until the State of another one has not changed for so long, milliseconds.
+const TAKEOVER_AFTER: u64 = 10_000;
 
-/// See the module.
-pub struct World {
-    rng: StdRng,
-    now: u64,
-    pub mdt: Mdt,
-    committed_at: u64,
-    broker: Broker,
-    groups: Vec<GroupSpec>,
-    /// Where each group truly is, by partition: what its members have finished.
-    done: BTreeMap<String, Vec<u64>>,
-    life: Option<Life>,
-    /// Clears that a process, maybe a dead one, left in the kernel.
-    kernel: Vec<(Clearable, bool)>,
-    pub judge: Judge,
-    pub trace: Vec<String>,
+/// What one run met.
+#[derive(Default)]
+pub struct Met {
     pub faults: BTreeMap<&'static str, u64>,
+    pub holds: BTreeMap<String, u64>,
+    pub stop: Option<&'static str>,
+    pub steps: u64,
+}
+
+/// A clear in the kernel, and the life that waits for it.
+pub struct InKernel {
+    pub upto: Clearable,
+    pub life: u64,
+}
+
+/// Times until which something does not answer.
+#[derive(Default)]
+pub struct Until {
+    pub broker: u64,
+    pub state: u64,
+    pub registry: u64,
+    pub positions: u64,
+    pub mdt_busy: u64,
+    pub user_unknown: u64,
+    pub kernel: u64,
+    pub zombie: u64,
+}
+
+pub struct World {
+    pub now: u64,
+    pub mdt: Mdt,
+    pub committed_at: u64,
+    pub broker: Broker,
+    pub registry: Registry,
+    pub groups: Vec<Group>,
+    pub without_groups: WithoutGroups,
+    pub life: Option<Life>,
+    /// An older bridge that slept while another one took over.
+    pub zombie: Option<Life>,
+    /// The bridge that runs now.
+    pub owner: &'static str,
+    pub lives: u64,
+    /// Requests of dead connections that may still arrive.
+    pub adrift: Vec<(u64, VecDeque<Request>)>,
+    pub kernel: VecDeque<InKernel>,
+    /// Clears that a recovering MDT carries out again.
+    pub again: Vec<u64>,
+    pub until: Until,
+    pub judge: Judge,
+    /// Reasons for which the MDT may have to be stopped after what happened.
+    pub doomed: Vec<&'static str>,
+    pub met: Met,
+    pub trace: Option<Vec<String>>,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let partitions = rng.random_range(1..5);
-        let names = &["robinhood", "lake", "audit"][..rng.random_range(1..4)];
-        let replicated = rng.random_bool(0.8);
-        let mut judge = Judge::default();
-        let groups: Vec<GroupSpec> = names
-            .iter()
-            .map(|name| {
-                let leave = rng.random_bool(0.4).then(|| leave(&mut rng));
+    fn new(seed: u64, traced: bool) -> Self {
+        let mut draw = Draw::new(seed);
+        let kind = Kind::ALL[(seed % 3) as usize];
+        let partitions = |draw: &mut Draw| if kind == Kind::Atomic { 1 + draw.below(4) } else { 1 };
+        let partitions = [partitions(&mut draw), partitions(&mut draw)];
+        let replicated = draw.percent(80);
+        let without_groups = if draw.percent(10) { WithoutGroups::Durable } else { WithoutGroups::Hold };
+        let mut judge = Judge::new(partitions, without_groups == WithoutGroups::Durable);
+        let groups: Vec<Group> = (0..NAMES.len())
+            .map(|n| {
+                let leave = draw.percent(40).then(|| leave(&mut draw));
                 // What only one broker holds is not let go, whatever was asked for.
-                judge.group(name, leave.filter(|_| replicated));
-                let mut spec: GroupSpec = serde_json::from_value(serde_json::json!({"name": name})).unwrap();
-                if let Some(Leave { backlog, age }) = leave {
-                    spec.policy = Policy::Release { backlog, age: age.map(Duration::from_millis) };
+                if let Some(leave) = leave.filter(|_| replicated) {
+                    judge.may_leave(NAMES[n], leave);
                 }
-                spec
+                Group::new(spec(n, leave, &mut draw), usize::from(n == 3), leave.is_some())
             })
             .collect();
+        let registered = if draw.percent(15) { 0 } else { 1 + draw.below(3) };
+        let mut registry = Registry { version: 1, ..Registry::default() };
+        for g in groups.iter().take(registered) {
+            registry.groups.insert(g.name().to_owned(), g.spec.clone());
+        }
         Self {
-            done: names.iter().map(|n| ((*n).to_owned(), vec![0; partitions])).collect(),
-            rng,
             now: 1_000_000,
             mdt: Mdt::new(),
             committed_at: 1_000_000,
-            broker: Broker::new(partitions, replicated),
+            broker: Broker::new(kind, partitions, replicated),
+            registry,
             groups,
+            without_groups,
             life: None,
-            kernel: Vec::new(),
+            zombie: None,
+            owner: "a",
+            lives: 0,
+            adrift: Vec::new(),
+            kernel: VecDeque::new(),
+            again: Vec::new(),
+            until: Until::default(),
             judge,
-            trace: Vec::new(),
-            faults: BTreeMap::new(),
+            doomed: Vec::new(),
+            met: Met::default(),
+            trace: traced.then(Vec::new),
         }
     }
 
-    fn log(&mut self, what: String) {
-        self.trace.push(format!("{} {what}", self.now));
+    pub fn log(&mut self, what: impl FnOnce() -> String) {
+        let now = self.now;
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{now} {}", what()));
+        }
     }
 
-    fn fault(&mut self, kind: &'static str) {
-        *self.faults.entry(kind).or_default() += 1;
-        self.log(format!("fault: {kind}"));
-    }
-
-    fn pass(&mut self, ms: u64) {
+    pub fn pass(&mut self, ms: u64) {
         self.now += ms;
         if self.now - self.committed_at >= COMMIT_EVERY {
             self.mdt.commit();
@@ -86,36 +137,21 @@ impl World {
         }
     }
 
-    fn one(&mut self, faults: bool) -> Result<(), String> {
-        let ms = self.rng.random_range(1..60);
+    fn step(&mut self, step: &Step) -> Result<(), String> {
+        let mut draw = Draw::new(step.salt);
+        self.met.steps += 1;
+        let ms = draw.range(1, 60);
         self.pass(ms);
-        match self.rng.random_range(0..100) {
-            0..20 => {
-                let count = self.rng.random_range(1..40);
+        match step.op {
+            Op::Emit => {
+                let count = draw.range(1, 40);
                 self.mdt.emit(count, self.now);
             }
-            20..45 => self.bridge_reads(),
-            45..55 => {
-                if let Some(l) = &mut self.life {
-                    l.seal(self.now);
-                }
-            }
-            55..65 => {
-                if let Some(l) = &mut self.life {
-                    l.committed(&mut self.broker, &mut self.judge, self.now);
-                }
-            }
-            65..80 => self.group_works(),
-            80..90 => self.bridge_observes(),
-            90..94 => {
-                if let Some(l) = &mut self.life {
-                    l.answer_probe(&self.mdt, self.now);
-                }
-            }
-            94..96 => self.bridge_clears()?,
-            96..97 => self.bridge_trims()?,
-            _ if faults => self.misfortune()?,
-            _ => {}
+            Op::Work => self.groups_work(&mut draw),
+            Op::Adrift => self.one_adrift(&mut draw)?,
+            Op::Zombie => self.zombie_acts(&mut draw)?,
+            Op::Fault(fault) => self.misfortune(fault, step.number, &mut draw)?,
+            op => self.bridge_acts(op, &mut draw)?,
         }
         if self.life.is_none() {
             self.start()?;
@@ -123,273 +159,224 @@ impl World {
         Ok(())
     }
 
-    fn start(&mut self) -> Result<(), String> {
-        match Life::start(&self.mdt, &mut self.broker, &self.groups, self.now) {
-            Ok(life) => {
-                self.life = life;
-                self.judge.began();
-                self.log("start".into());
-                // As `pipeline::life`: positions are looked at before anything is published.
-                self.bridge_observes();
+    /// What only the living bridge does.
+    pub fn bridge_acts(&mut self, op: Op, draw: &mut Draw) -> Result<(), String> {
+        let now = self.now;
+        match op {
+            Op::Read => {
+                let max = draw.below(64) + 1;
+                let lived = self.life.as_mut().map_or(Ok(()), |l| l.read(&self.mdt, max, now));
+                self.ended(lived, draw)
+            }
+            Op::Seal => {
+                self.bridge_seals();
                 Ok(())
             }
-            Err(stop) => Err(stopped(&stop)),
-        }
-    }
-
-    fn bridge_reads(&mut self) {
-        let max = self.rng.random_range(1..64);
-        let Some(l) = &mut self.life else { return };
-        if let Outcome::Restart = l.read(&self.mdt, max, self.now) {
-            self.log("restart: suspected".into());
-            self.dies(false);
-        }
-    }
-
-    fn bridge_observes(&mut self) {
-        let version = 1;
-        let Some(l) = &mut self.life else { return };
-        let t = Duration::from_millis(self.now);
-        l.core.on(Event::Registry { version }, t);
-        for spec in &self.groups {
-            l.core.on(Event::GroupChanged(spec.clone()), t);
-        }
-        let progress = self.broker.progress();
-        l.core.on(Event::Progress(&progress), t);
-        for hold in l.core.ledger().groups().filter_map(|(_, g)| g.hold()) {
-            self.judge.held(&hold);
-            *self.faults.entry(hold.reason()).or_default() += 1;
-        }
-        match l.act(&self.broker, self.now) {
-            Outcome::Fine => {}
-            Outcome::Restart => {
-                self.log("restart: the core says so".into());
-                self.dies(false);
+            Op::Broker => self.broker_answers(1 + draw.below(60)),
+            Op::Reply => self.bridge_hears(1 + draw.below(60), draw),
+            Op::Observe => self.bridge_observes(draw),
+            Op::Probe => {
+                if let Some(l) = &mut self.life {
+                    l.answer_probe(&self.mdt, now);
+                }
+                Ok(())
             }
-            Outcome::Stop(stop) => panic!("{}", stopped(&stop)),
+            Op::Clear => self.bridge_clears(draw),
+            Op::Trim => self.bridge_trims(),
+            _ => Ok(()),
         }
     }
 
-    fn bridge_clears(&mut self) -> Result<(), String> {
-        if let Some(l) = &mut self.life
-            && let Some(upto) = l.issue_clear(self.now)
-        {
-            self.judge.issued(upto.index().get(), &self.broker, self.now)?;
-            self.kernel.push((upto, true));
+    pub fn bridge_seals(&mut self) {
+        let Some(l) = &mut self.life else { return };
+        l.seal(self.now);
+        if let Some(Request::Batch { state, .. } | Request::State { state, .. }) = l.requests.back() {
+            self.judge.intended(state, &self.mdt, self.now);
         }
-        // The kernel may keep a clear for a while.
-        if self.kernel.is_empty() || self.rng.random_bool(0.3) {
+    }
+
+    fn zombie_acts(&mut self, draw: &mut Draw) -> Result<(), String> {
+        if self.zombie.is_none() || self.now < self.until.zombie {
             return Ok(());
         }
-        let (upto, ours) = self.kernel.remove(0);
-        let outcome = match self.mdt.clear(upto.index().get()) {
-            Ok(recs) => {
-                self.log(format!("cleared up to {}", upto.index()));
-                self.judge.cleared(&recs, self.now)?;
-                ClearOutcome::Done
-            }
-            Err(()) => ClearOutcome::Beyond,
+        if self.life.is_none() {
+            // Nobody took over yet.
+            self.life = self.zombie.take();
+            self.owner = if self.life.as_ref().is_some_and(|l| l.owner == "a") { "a" } else { "b" };
+            return Ok(());
+        }
+        std::mem::swap(&mut self.life, &mut self.zombie);
+        let op = draw.pick(&[Op::Read, Op::Seal, Op::Broker, Op::Reply, Op::Observe, Op::Clear, Op::Clear]);
+        self.log(|| format!("zombie: {op:?}"));
+        let result = self.bridge_acts(op, draw);
+        std::mem::swap(&mut self.life, &mut self.zombie);
+        result
+    }
+
+    pub fn start(&mut self) -> Result<(), String> {
+        if self.now < self.until.state.max(self.until.broker) {
+            return Ok(());
+        }
+        let other = self.broker.state.as_ref().is_some_and(|s| s.owner != self.owner);
+        if other && self.now - self.broker.state_at < TAKEOVER_AFTER {
+            return Ok(());
+        }
+        self.lives += 1;
+        let mut around = Around {
+            mdt: &self.mdt,
+            broker: &mut self.broker,
+            registry: &self.registry,
+            groups: &mut self.groups,
+            judge: &mut self.judge,
+            without_groups: self.without_groups,
+            now: self.now,
         };
-        if let (true, Some(l)) = (ours, &mut self.life) {
-            l.core.on(Event::Cleared { upto, outcome }, Duration::from_millis(self.now));
+        match Life::start(self.lives, self.owner, &mut around) {
+            Ok(life) => {
+                let told = life.as_ref().map_or("nothing can be told yet".into(), |l| l.plan.clone());
+                self.life = life;
+                self.log(|| format!("start: {told}"));
+                let mut draw = Draw::new(self.now);
+                // As `pipeline::life`: positions are looked at before anything is published.
+                self.look(true, &mut draw)?;
+                // Just now arrives what an older connection had sent, before this one sends anything.
+                for _ in 0..draw.below(4) {
+                    self.one_adrift(&mut draw)?;
+                }
+                Ok(())
+            }
+            Err(stop) => Err(self.stopped(&stop)),
+        }
+    }
+
+    /// The broker carries out what it was asked, in order.
+    pub fn broker_answers(&mut self, most: usize) -> Result<(), String> {
+        let Some(l) = &mut self.life else { return Ok(()) };
+        for _ in 0..most {
+            if self.now < self.until.broker {
+                break;
+            }
+            let Some(request) = l.requests.pop_front() else { break };
+            let reply = self.broker.handle(l.epoch, request, &mut self.judge, &self.mdt, self.now)?;
+            l.replies.push_back(reply);
         }
         Ok(())
     }
 
-    fn bridge_trims(&mut self) -> Result<(), String> {
-        let Some(l) = &self.life else { return Ok(()) };
-        let gone = self.broker.trim(&l.core.trimmable(TopicIx(0)));
-        self.judge.trimmed(&gone, &self.mdt, &self.broker)
-    }
-
-    fn group_works(&mut self) {
-        let g = self.rng.random_range(0..self.groups.len());
-        // Who may be let go is slow, or it would never be.
-        if self.groups[g].policy != Policy::Hold && self.rng.random_bool(0.8) {
-            return;
-        }
-        let name = self.groups[g].name.clone();
-        if !self.broker.groups.contains_key(&name) {
-            return;
-        }
-        let p = self.rng.random_range(0..self.broker.end.len());
-        let from = self.done[&name][p];
-        let end = self.broker.end[p];
-        if from >= end {
-            return;
-        }
-        let to = if self.rng.random_bool(0.5) { end } else { self.rng.random_range(from..=end) };
-        let uids: Vec<u64> = self.broker.partitions[p]
-            .iter()
-            .filter(|e| e.offset >= from && e.offset < to && e.retracts.is_none())
-            .map(|e| e.uid)
-            .collect();
-        self.judge.acknowledged(&name, uids.into_iter());
-        self.done.get_mut(&name).unwrap()[p] = to;
-        // A group whose position was bent stays so until somebody puts it right.
-        let committed = &mut self.broker.groups.get_mut(&name).unwrap()[p];
-        if committed.is_some_and(|c| c <= to) {
-            *committed = Some(to);
-        }
-    }
-
-    /// The bridge is gone; what it had asked the broker to commit may or may not have arrived.
-    fn dies(&mut self, killed: bool) {
-        let Some(life) = self.life.take() else { return };
-        if let Some(batch) = life.committing {
-            if self.rng.random_bool(0.5) {
-                self.broker.commit(&batch);
-                self.judge.published(&batch, self.now);
-            } else {
-                self.broker.abort(&batch);
+    fn bridge_hears(&mut self, most: usize, draw: &mut Draw) -> Result<(), String> {
+        for _ in 0..most {
+            let now = self.now;
+            let Some(l) = &mut self.life else { return Ok(()) };
+            let more = !l.replies.is_empty();
+            let lived = l.hear(&mut self.judge, now);
+            self.ended(lived, draw)?;
+            if !more {
+                break;
             }
         }
-        for c in &mut self.kernel {
-            c.1 = false;
+        Ok(())
+    }
+
+    /// A request of a dead connection arrives, or the rest of them never will.
+    pub fn one_adrift(&mut self, draw: &mut Draw) -> Result<(), String> {
+        if self.adrift.is_empty() || self.now < self.until.broker {
+            return Ok(());
         }
-        if killed && self.rng.random_bool(0.5) {
+        let at = draw.below(self.adrift.len());
+        let (epoch, requests) = &mut self.adrift[at];
+        let epoch = *epoch;
+        match requests.pop_front().filter(|_| draw.percent(70)) {
+            Some(request) => {
+                let reply = self.broker.handle(epoch, request, &mut self.judge, &self.mdt, self.now)?;
+                self.log(|| format!("adrift: {}", if matches!(reply, Reply::Refused) { "refused" } else { "taken" }));
+            }
+            None => {
+                self.adrift.swap_remove(at);
+            }
+        }
+        Ok(())
+    }
+
+    fn groups_work(&mut self, draw: &mut Draw) {
+        let n = draw.below(self.groups.len());
+        let slow = self.groups[n].slow && draw.percent(80);
+        if !slow && self.groups[n].partitions() > 0 {
+            let p = draw.below(self.groups[n].partitions());
+            self.groups[n].work(p, false, draw, &mut self.broker, &mut self.judge);
+            self.groups[n].read_repair(&mut self.broker, &mut self.judge);
+        }
+    }
+
+    /// A step of a bridge came back.
+    pub fn ended(&mut self, lived: Result<(), Ended>, draw: &mut Draw) -> Result<(), String> {
+        match lived {
+            Ok(()) => Ok(()),
+            Err(Ended::Restart(why)) => {
+                self.log(|| format!("restart: {why}"));
+                self.dies(false, draw)
+            }
+            Err(Ended::Stop(stop)) => Err(self.stopped(&stop)),
+        }
+    }
+
+    fn stopped(&mut self, stop: &Stop) -> String {
+        self.met.stop = Some(stop.reason);
+        format!("stopped for no good reason: {}: {}", stop.reason, stop.text)
+    }
+
+    /// The bridge is gone; what it had on its way to the broker may or may not arrive.
+    pub fn dies(&mut self, killed: bool, draw: &mut Draw) -> Result<(), String> {
+        let Some(mut life) = self.life.take() else { return Ok(()) };
+        let arrive = draw.below(life.requests.len() + 1);
+        for request in life.requests.drain(..arrive) {
+            if self
+                .broker
+                .handle(life.epoch, request, &mut self.judge, &self.mdt, self.now)
+                .is_ok_and(|r| matches!(r, Reply::Refused))
+            {
+                break;
+            }
+        }
+        // A lease or a fence ends what is left; else it may come at any time.
+        match (self.broker.kind, life.requests.is_empty()) {
+            (_, true) | (Kind::Confirming, _) => {}
+            _ => self.adrift.push((life.epoch, life.requests)),
+        }
+        if killed && draw.percent(50) {
             // A clear was just being written.
-            self.kernel.extend(
-                life.clears.iter().filter(|(_, until)| until.as_millis() as u64 > self.now).map(|(c, _)| (*c, false)),
-            );
-        }
-    }
-
-    fn misfortune(&mut self) -> Result<(), String> {
-        match self.rng.random_range(0..100) {
-            0..30 => {
-                self.fault("bridge_killed");
-                if self.rng.random_bool(0.3) {
-                    // It has just trimmed by what it saw, and State does not tell of it yet.
-                    self.bridge_observes();
-                    self.bridge_trims()?;
+            while let Some((upto, until)) = life.clears.pop_front() {
+                if until.as_millis() as u64 > self.now {
+                    let value = upto.index().get();
+                    self.judge.issued(life.id, life.registry_at, value, &self.broker, &self.mdt, self.now)?;
+                    self.kernel.push_back(InKernel { upto, life: life.id });
                 }
-                self.dies(true);
-            }
-            30..50 => {
-                let down = self.life.is_none();
-                self.fault(if down { "mdt_crash_while_down" } else { "mdt_crash" });
-                // An outage lasts seconds, and clears in the kernel wait for its end.
-                let outage = self.rng.random_range(2_100..20_000);
-                let replayed = match self.rng.random_range(0..3) {
-                    0 => 0,
-                    1 => self.rng.random_range(0..20),
-                    _ => self.rng.random_range(20..200),
-                };
-                self.now += outage;
-                self.mdt.crash(replayed, self.now);
-                self.committed_at = self.now;
-                if self.rng.random_bool(0.2) {
-                    self.fault("bridge_killed_at_crash");
-                    self.dies(true);
-                }
-            }
-            50..60 => {
-                self.fault("stall");
-                let ms = self.rng.random_range(100..MIN_AGE * 2);
-                self.pass(ms);
-            }
-            60..70 => self.bend("position_vanished", |_, _, _| None),
-            70..80 => self.bend("position_back", |rng, at, _| Some(rng.random_range(0..=at))),
-            80..90 => self.bend("position_beyond", |rng, _, end| Some(end + rng.random_range(1..50))),
-            _ => {
-                self.fault("accept");
-                self.put_right();
             }
         }
         Ok(())
     }
 
-    fn bend(&mut self, kind: &'static str, to: impl Fn(&mut StdRng, u64, u64) -> Option<u64>) {
-        let g = self.rng.random_range(0..self.groups.len());
-        let p = self.rng.random_range(0..self.broker.end.len());
-        let end = self.broker.end[p];
-        let name = self.groups[g].name.clone();
-        let Some(positions) = self.broker.groups.get_mut(&name) else { return };
-        if let Some(at) = positions[p] {
-            positions[p] = to(&mut self.rng, at, end);
-            self.fault(kind);
-            // A position beyond the end that the end overtakes before anybody looks is a commit like any other: what
-            // the broker does not show cannot be told.
-            if self.life.as_ref().is_some_and(|l| l.committing.is_none()) {
-                self.bridge_observes();
-                // And State must tell of it before the bridge dies: see docs/decisions/position-beyond-the-end.md.
-                if let Some(l) = &mut self.life {
-                    l.seal(self.now);
-                    l.committed(&mut self.broker, &mut self.judge, self.now);
-                }
-            } else {
-                self.put_right();
-            }
-        }
-    }
-
-    /// An operator writes the groups' true positions and accepts them.
-    fn put_right(&mut self) {
-        for spec in &mut self.groups {
-            if let Some(positions) = self.broker.groups.get_mut(&spec.name) {
-                *positions = self.done[&spec.name].iter().map(|d| Some(*d)).collect();
-                spec.accept += 1;
-            }
-        }
-    }
-
-    /// No more misfortune: everything must come to rest with nothing left on the MDT.
-    fn settle(&mut self) -> Result<(), String> {
-        self.put_right();
-        for _ in 0..40_000 {
-            self.pass(20);
-            self.bridge_reads();
-            if let Some(l) = &mut self.life {
-                l.seal(self.now);
-                l.committed(&mut self.broker, &mut self.judge, self.now);
-            }
-            self.group_works();
-            self.bridge_observes();
-            if let Some(l) = &mut self.life {
-                l.answer_probe(&self.mdt, self.now);
-            }
-            self.bridge_clears()?;
-            self.bridge_trims()?;
-            if self.life.is_none() {
-                self.start()?;
-            }
-            if self.life.is_none() {
-                // Nothing readable after a crash: the next record tells what happened.
-                self.mdt.emit(1, self.now);
-            }
-            let at_rest = self.kernel.is_empty() && self.mdt.cleared() == self.mdt.newest();
-            if at_rest && self.done.values().all(|done| *done == self.broker.end) {
-                return self.judge.end(&self.mdt, &self.broker);
-            }
-        }
-        let status = self.life.as_ref().map(|l| l.core.snapshot("cl1", Duration::from_millis(self.now)));
-        Err(format!(
-            "the backlog never came back to zero: cleared {} of {}: {status:?}",
-            self.mdt.cleared(),
-            self.mdt.newest()
-        ))
+    pub fn eviction_of(&self, name: &str) -> bool {
+        let held = |l: &Life| {
+            l.core.ledger().groups().any(|(_, g)| g.spec.name == name && matches!(g.hold(), Some(Hold::Evicted { .. })))
+        };
+        self.life.as_ref().is_some_and(held)
     }
 }
 
-/// Limits that a run of these lengths can reach.
-fn leave(rng: &mut StdRng) -> Leave {
-    let backlog = rng.random_range(20..300);
-    let age = rng.random_range(2_000..20_000);
-    match rng.random_range(0..3) {
-        0 => Leave { backlog: Some(backlog), age: None },
-        1 => Leave { backlog: None, age: Some(age) },
-        _ => Leave { backlog: Some(backlog), age: Some(age) },
+/// One run with these steps.
+pub fn run(seed: u64, steps: &[Step], traced: bool) -> (World, Result<(), String>) {
+    let mut w = World::new(seed, traced);
+    let mut result = steps.iter().try_for_each(|s| w.step(s)).and_then(|()| w.settle());
+    // An MDT that had to be stopped was stopped: nothing more can be asked of it.
+    if w.met.stop.is_some_and(|reason| w.doomed.contains(&reason)) {
+        result = Ok(());
     }
-}
-
-fn stopped(stop: &Stop) -> String {
-    format!("stopped although no crash reached below what is stable: {}: {}", stop.reason, stop.text)
-}
-
-/// One run; its trace, its faults, and what it cleared.
-pub fn run(seed: u64) -> (World, Result<(), String>) {
-    let mut w = World::new(seed);
-    let result = (0..STEPS).try_for_each(|_| w.one(true)).and_then(|()| w.settle());
     (w, result)
+}
+
+impl World {
+    /// What was told of this run, if it was asked for.
+    pub fn told(&self) -> &[String] {
+        self.trace.as_deref().unwrap_or_default()
+    }
 }
