@@ -27,8 +27,12 @@ impl World {
         self.put_right();
         // What comes next tells what was taken back.
         self.mdt.emit(3, self.now);
-        for _ in 0..20_000 {
+        for round in 1..20_000 {
             self.pass(20);
+            // A first position below what was deleted meanwhile shows as a hold only after it was accepted.
+            if round % 1_000 == 0 {
+                self.put_right();
+            }
             for op in [Op::Read, Op::Seal, Op::Broker, Op::Reply, Op::Observe, Op::Probe, Op::Clear, Op::Trim] {
                 self.bridge_acts(op, &mut draw)?;
             }
