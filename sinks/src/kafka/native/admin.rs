@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_int};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::client::Client;
@@ -41,6 +42,12 @@ pub(in crate::kafka) struct Described {
     pub(in crate::kafka) error: Option<NativeError>,
 }
 
+/// librdkafka's own patience with a call, its longest. In librdkafka 2.12.1 a call to a group's coordinator that times out
+/// before the coordinator is found ends the process as soon as it is found after all (`rd_kafka_admin_coord_request` gives
+/// its reference back, and `rd_kafka_coord_req_fail` does so again). So no call times out there: it is left alone here,
+/// and with the handle it is ended in good order.
+const NEVER_MS: c_int = 3_600_000;
+
 /// The newer Admin calls on a client's native handle, each with a queue of its own.
 ///
 /// The handle is a consumer's, though it never subscribes: in librdkafka 2.12.1 a producer's handle, which is what the
@@ -77,16 +84,11 @@ impl Admin {
         self.drain();
         let mut why = [0 as c_char; 256];
         // SAFETY: the client lives; options and queue are made and destroyed in this function; librdkafka copies the
-        // options at submission and always answers each submission by one event, at the latest at its timeout.
+        // options at submission, and holds the queue until it has answered each submission by one event.
         unsafe {
             let options = sys::rd_kafka_AdminOptions_new(rk, op);
             let queue = sys::rd_kafka_queue_new(rk);
-            let _ = sys::rd_kafka_AdminOptions_set_request_timeout(
-                options,
-                self.wait_ms as c_int,
-                why.as_mut_ptr(),
-                why.len(),
-            );
+            let _ = sys::rd_kafka_AdminOptions_set_request_timeout(options, NEVER_MS, why.as_mut_ptr(), why.len());
             if committed {
                 let _ = taken(sys::rd_kafka_AdminOptions_set_isolation_level(
                     options,
@@ -95,8 +97,10 @@ impl Admin {
             }
             submit(options, queue);
             let mut result = Ok(());
+            let end = Instant::now() + Duration::from_millis(u64::from(self.wait_ms));
             for _ in 0..answers {
-                let Some(event) = Event::own(sys::rd_kafka_queue_poll(queue, self.wait_ms as c_int + 5_000)) else {
+                let left = end.saturating_duration_since(Instant::now()).as_millis() as c_int;
+                let Some(event) = Event::own(sys::rd_kafka_queue_poll(queue, left.max(1))) else {
                     result = Err(NativeError::of(RDKafkaErrorCode::OperationTimedOut));
                     break;
                 };
