@@ -67,7 +67,7 @@ macro_rules! contract {
             contract!(@each $make, shared: topics {
                 preparing_again_finds_the_same_topics,
                 a_topic_that_was_recreated_is_refused,
-                a_topic_with_more_partitions_is_refused,
+                partitions_that_others_added_are_left_alone_where_state_pins_the_number,
                 a_topic_whose_retention_was_changed_is_refused,
                 trimming_keeps_the_last_record_and_never_passes_its_limit,
                 trimming_keeps_what_is_young,

@@ -39,11 +39,13 @@ pub async fn a_topic_that_was_recreated_is_refused(g: &dyn Ground) {
     assert!(told.contains(&mdt.topic().name) && told.contains("deleted"), "{told}");
 }
 
-pub async fn a_topic_with_more_partitions_is_refused(g: &dyn Ground) {
+pub async fn partitions_that_others_added_are_left_alone_where_state_pins_the_number(g: &dyn Ground) {
     let mdt = Mdt::new(g).await;
     g.widen(mdt.topic()).await;
-    let told = mismatch(prepare_again(g, &mdt, true).await);
-    assert!(told.contains(&mdt.topic().name) && told.contains("partition"), "{told}");
+    let pinned = prepare_again(g, &mdt, true).await.unwrap();
+    assert_eq!(pinned[0].partitions, mdt.topic().partitions);
+    let unpinned = prepare_again(g, &mdt, false).await.unwrap();
+    assert!(unpinned[0].partitions > mdt.topic().partitions);
 }
 
 pub async fn a_topic_whose_retention_was_changed_is_refused(g: &dyn Ground) {
