@@ -7,6 +7,7 @@ pub mod consume;
 pub mod core;
 pub mod demo;
 pub mod failpoint;
+pub mod heap;
 pub mod http;
 pub mod membership;
 pub mod metrics;

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::membership::Membership;
 use crate::run::Bridge;
-use crate::{assembly, http};
+use crate::{assembly, heap, http};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
@@ -36,6 +36,7 @@ pub(super) async fn run(_: &Args, config: Arc<Config>) -> anyhow::Result<ExitCod
     };
     let membership = Membership::start(&config, Arc::new(sink.clone()), Arc::new(sink));
     let bridge = Arc::new(Bridge::start_after(setup, membership.registered()));
+    let heap = tokio::spawn(heap::keep_small());
     info!(instance = config.instance, %listen, "started");
 
     let source: http::StatusSource = {
@@ -54,6 +55,7 @@ pub(super) async fn run(_: &Args, config: Arc<Config>) -> anyhow::Result<ExitCod
         _ = interrupt.recv() => info!("SIGINT: stopping"),
         ended = &mut server => warn!("the HTTP server has ended: {ended:?}; stopping"),
     }
+    heap.abort();
     membership.stop().await;
     drop(stop_http);
     if !server.is_finished() && tokio::time::timeout(HTTP_PATIENCE, &mut server).await.is_err() {
