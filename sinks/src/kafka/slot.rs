@@ -4,6 +4,7 @@
 //! topic that was recreated or of a broker that lost records.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use clbridge_schemas::ids::RecordId;
 
@@ -16,6 +17,8 @@ pub(super) const SEQ_BITS: u32 = 48;
 /// One partition of one topic, as its writer sees it.
 pub(super) struct Slot {
     pub(super) topic: TopicIx,
+    /// The broker's name of the topic, for errors.
+    name: Arc<str>,
     pub(super) partition: u32,
     pub(super) arena: Arena,
     /// Messages published so far.
@@ -45,9 +48,10 @@ pub(super) enum Wrong {
 }
 
 impl Slot {
-    pub(super) fn new(topic: TopicIx, partition: u32) -> Self {
+    pub(super) fn new(topic: TopicIx, name: Arc<str>, partition: u32) -> Self {
         Self {
             topic,
+            name,
             partition,
             arena: Arena::default(),
             published: 0,
@@ -68,7 +72,7 @@ impl Slot {
             return Err(Wrong::Undelivered(code));
         }
         let seq = r.tag & ((1 << SEQ_BITS) - 1);
-        let place = || format!("topic {} partition {}", self.topic.0, self.partition);
+        let place = || format!("topic {} partition {}", self.name, self.partition);
         if seq != self.delivered {
             return Err(Wrong::Gap(format!(
                 "{}: message {seq} was confirmed where {} was expected",

@@ -99,8 +99,9 @@ impl KafkaPublisher {
         let mut first_slot = Vec::new();
         for topic in topics {
             first_slot.push(slots.len());
+            let name: Arc<str> = topic.name.as_str().into();
             for partition in 0..topic.partitions {
-                slots.push(Slot::new(topic.ix, partition));
+                slots.push(Slot::new(topic.ix, Arc::clone(&name), partition));
             }
         }
         let state_topic = topics.len();
