@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clbridge_schemas::ids::MdtName;
-use clbridge_sinks::MdtSelection;
-use clbridge_sinks::kafka::{KafkaSink, Subscription};
+use clbridge_sinks::kafka::KafkaSink;
+use clbridge_sinks::{Broker as _, MdtSelection, Subscription};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::assembly;
