@@ -19,7 +19,7 @@ class Subjects(unittest.TestCase):
         said = [read_nats.named("s", subjects) for subjects in (
             ["lustre.all.lus.MDT0000.>"], ["lustre.hsm.lus.MDT000a.>"], ["lustre.all.lus.MDT0000.>", "other.>"],
             ["other.all.lus.MDT0000.>"], [])]
-        self.assertEqual([(topic.mdt, topic.feed) if topic else None for topic in said],
+        self.assertEqual([(topic.mdt, topic.feed) if topic is not None else None for topic in said],
                          [("lus-MDT0000", ""), ("lus-MDT000a", "hsm"), None, None, None])
 
     def test_partition_and_type_are_the_last_two_tokens(self):
