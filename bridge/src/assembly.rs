@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clbridge_schemas::avro::{Framing, SchemaVersion};
 use clbridge_schemas::ids::MdtName;
-use clbridge_sinks::kafka::{Delivery, KafkaConfig, KafkaSink};
-use clbridge_sinks::{State, TopicSpec};
+use clbridge_sinks::kafka::{KafkaConfig, KafkaSink};
+use clbridge_sinks::{Broker, State, TopicSpec};
 
-use crate::config::{Config, FeedConfig, FramingName, SourceKind, WithoutGroups};
+use crate::config::{Chosen, Config, FeedConfig, FramingName, SourceKind, WithoutGroups};
 use crate::core::Settings;
 use crate::core::clears::ClearSettings;
 use crate::core::ledger::WithoutGroups as CoreWithoutGroups;
@@ -26,29 +26,24 @@ pub const MAX_MESSAGE_BYTES: usize = 8 << 10;
 ///
 /// # Errors
 /// A setting that is not possible, named.
-pub fn sink(config: &Config) -> anyhow::Result<KafkaSink> {
-    let mdts = mdts(config).map_or(1, |m| m.len().max(1));
-    Ok(KafkaSink::new(kafka(config, mdts))?)
+pub fn sink(config: &Config) -> anyhow::Result<Arc<dyn Broker>> {
+    sink_for(config, mdts(config).map_or(1, |m| m.len().max(1)))
 }
 
-/// The sink's settings for this many MDTs: half of the memory is the broker client's, in equal parts for each MDT; the rest is for reading and encoding.
-#[must_use]
-pub fn kafka(config: &Config, mdts: usize) -> KafkaConfig {
-    let own = &config.sink.kafka;
-    KafkaConfig {
-        instance: config.instance.clone(),
-        memory_bytes: (config.memory.limit.as_usize() / 2 / mdts).max(1 << 20).min(own.memory_bytes),
-        ..own.clone()
-    }
-}
-
-/// What `status` calls the sink.
-#[must_use]
-pub fn sink_name(config: &Config) -> &'static str {
-    match config.sink.kafka.delivery {
-        Delivery::Transactional => "kafka",
-        Delivery::Idempotent => "kafka-idempotent",
-    }
+/// As [`sink`], for this many MDTs: half of the memory is the broker client's, in equal parts for each MDT; the rest is
+/// for reading and encoding.
+///
+/// # Errors
+/// A setting that is not possible, named.
+pub fn sink_for(config: &Config, mdts: usize) -> anyhow::Result<Arc<dyn Broker>> {
+    let share = (config.memory.limit.as_usize() / 2 / mdts).max(1 << 20);
+    let instance = config.instance.clone();
+    Ok(match config.sink.chosen() {
+        Chosen::Kafka(own) => {
+            let memory_bytes = share.min(own.memory_bytes);
+            Arc::new(KafkaSink::new(KafkaConfig { instance, memory_bytes, ..own })?)
+        }
+    })
 }
 
 /// What opens MDTs.
@@ -89,8 +84,7 @@ pub fn mdts(config: &Config) -> anyhow::Result<Vec<MdtName>> {
 ///
 /// # Errors
 /// As [`sources`], and a feed that cannot be.
-pub fn setup(config: &Config, sink: &KafkaSink) -> anyhow::Result<Setup> {
-    let broker = Arc::new(sink.clone());
+pub fn setup(config: &Config, broker: &Arc<dyn Broker>) -> anyhow::Result<Setup> {
     Ok(Setup {
         settings: pipeline(config)?,
         sources: sources(config)?,
@@ -99,8 +93,8 @@ pub fn setup(config: &Config, sink: &KafkaSink) -> anyhow::Result<Setup> {
         users: config.source.users.clone(),
         standby: config.source.standby.clone(),
         sink: broker.clone(),
-        observer: broker,
-        sink_name: sink_name(config).to_owned(),
+        observer: broker.clone(),
+        sink_name: config.sink.name().to_owned(),
         max_message_bytes: MAX_MESSAGE_BYTES,
         backlog_limit: config.backlog_limit,
         poll_mdts: config.poll.mdts,

@@ -23,6 +23,6 @@ pub use registry::{GroupSpec, MdtSelection, Policy, Registry, StartAt};
 pub use state::{GroupState, Mark, Retraction, State, TopicState};
 pub use topic::{Head, Position, Stored, Topic, TopicIx, TopicSpec};
 pub use traits::{
-    Batch, Capabilities, Consumed, Consumer, Durable, GroupInfo, GroupObserver, Message, Offsets, Progress, Publisher,
-    Recovered, Sink, TopicProgress,
+    Batch, Broker, Capabilities, Consumed, Consumer, Durable, GroupInfo, GroupObserver, Message, Offsets, Positions,
+    Progress, Publisher, Recovered, Sink, Subscription, TopicProgress,
 };

@@ -54,6 +54,31 @@ pub struct Position {
     pub offset: u64,
 }
 
+/// Bits of an index in [`Position::of_identity`]: 2^39 records, a year at 17,000 a second.
+const INDEX_BITS: u32 = 39;
+
+impl Position {
+    /// The position of a record where nothing but its identity tells it ([`crate::traits::Positions::Identity`]):
+    /// incarnation, index, and a retraction before the record of the same index. `None` beyond what fits: an index
+    /// of 2^39 or an incarnation of 2^24.
+    #[must_use]
+    pub fn of_identity(partition: u32, id: RecordId, retraction: bool) -> Option<Self> {
+        let index = id.index.get();
+        let fits = index >> INDEX_BITS == 0 && id.incarnation >> (63 - INDEX_BITS) == 0;
+        let offset = u64::from(id.incarnation) << (INDEX_BITS + 1) | index << 1 | u64::from(!retraction);
+        fits.then_some(Self { partition, offset })
+    }
+
+    /// The identity that [`Position::of_identity`] made this position of, or the first one behind it, with true for a
+    /// retraction; `None` before the first.
+    #[must_use]
+    pub fn identity(self) -> Option<(RecordId, bool)> {
+        let index = NonZeroU64::new((self.offset >> 1) & ((1 << INDEX_BITS) - 1))?;
+        let incarnation = u32::try_from(self.offset >> (INDEX_BITS + 1)).ok()?;
+        Some((RecordId { incarnation, index }, self.offset & 1 == 0))
+    }
+}
+
 /// What is kept of a record that was read back: enough to recognise it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
@@ -101,4 +126,33 @@ pub struct Stored {
     pub at: Position,
     /// What it is.
     pub head: Head,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn id(incarnation: u32, index: u64) -> RecordId {
+        RecordId { incarnation, index: NonZeroU64::new(index).unwrap() }
+    }
+
+    #[test]
+    fn positions_of_identities_rise_with_incarnation_and_index_and_tell_them_again() {
+        let ordered =
+            [(id(1, 7), false), (id(1, (1 << 39) - 1), false), (id(2, 5), true), (id(2, 5), false), (id(2, 6), false)];
+        let positions: Vec<u64> =
+            ordered.iter().map(|(id, r)| Position::of_identity(3, *id, *r).unwrap().offset).collect();
+        assert!(positions.windows(2).all(|w| w[0] < w[1]), "{positions:?}");
+        for (offset, wanted) in positions.into_iter().zip(ordered) {
+            assert_eq!(Position { partition: 3, offset }.identity(), Some(wanted));
+        }
+    }
+
+    #[test]
+    fn an_identity_that_does_not_fit_has_no_position() {
+        assert_eq!(Position::of_identity(0, id(1, 1 << 39), false), None);
+        assert_eq!(Position::of_identity(0, id(1 << 24, 1), false), None);
+        assert_eq!(Position { partition: 0, offset: 1 }.identity(), None);
+    }
 }

@@ -12,19 +12,36 @@ use clbridge_schemas::ids::{MdtName, RecordId};
 use clbridge_schemas::lustre::RecordType;
 
 use crate::error::{Refused, SinkError};
-use crate::registry::{Registry, StartAt};
+use crate::registry::{MdtSelection, Registry, StartAt};
 use crate::state::{Retraction, State};
 use crate::topic::{Position, Stored, Topic, TopicIx, TopicSpec};
+
+/// What a position is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Positions {
+    /// Each partition counts its own offsets.
+    Offsets,
+    /// One sequence over all partitions of a topic, which therefore can be trimmed at its beginning only.
+    Sequence,
+    /// It follows from the record's identity: incarnation, index, and that a retraction stands before the record of
+    /// the same index, see [`Position::of_identity`].
+    Identity,
+}
 
 /// What a broker can do. The core and the contract tests go by these, never by a broker's name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capabilities {
     /// A sealed batch and State become durable together or not at all.
     pub atomic_state: bool,
-    /// What was published can be read back.
+    /// What was published can be read back. Where it cannot, nothing is kept that all groups have: a group begins behind
+    /// the newest record only, and there is nothing to trim, to evict or to repair from.
     pub read_back: bool,
     /// A restart publishes nothing twice and leaves no hole (invariant 4).
     pub exactly_once: bool,
+    /// A topic has as many partitions as are asked for; else it has one, whatever is asked for.
+    pub partitioned: bool,
+    /// What a position is.
+    pub positions: Positions,
 }
 
 /// One record, ready to be published.
@@ -239,6 +256,34 @@ pub struct Consumed {
 pub struct Batch {
     /// In order within each partition.
     pub records: Vec<Consumed>,
+}
+
+/// What a consumer takes. MDTs that appear later are taken too, within some seconds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Subscription {
+    /// The MDTs.
+    pub mdts: MdtSelection,
+    /// The feed; `None` is the default feed.
+    pub feed: Option<String>,
+}
+
+/// A broker as the bridge and its commands use it: sink, observer of groups, and maker of consumers. Making one asks
+/// the broker nothing; what is wrong shows at the first use. Some clients block for a moment when they are made or
+/// dropped, so neither belongs on an async task.
+pub trait Broker: Sink + GroupObserver {
+    /// A new member of `group`.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`] if the client cannot be made.
+    fn consumer(&self, group: &str, what: &Subscription) -> Result<Box<dyn Consumer>, SinkError>;
+
+    /// A reader that sees what comes from now on and leaves nothing behind. With `uncommitted` it does not wait for
+    /// what may still be taken back, where the broker makes that difference: sooner, but records of an aborted batch
+    /// are seen too.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`] if the client cannot be made.
+    fn ephemeral(&self, what: &Subscription, uncommitted: bool) -> Result<Box<dyn Consumer>, SinkError>;
 }
 
 /// A member of a group, or an ephemeral reader.

@@ -2,7 +2,7 @@
 //!
 //! Written once over the traits and `Capabilities`; a broker joins by a `Ground` of its own and one line below. No
 //! sentence asks for a broker by name, none asserts a time. Run it through `tests/up run -- cargo test
-//! --release -p clbridge-tests --test sink_contract`.
+//! --release -p clbridge-sinks --test sink_contract`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "sink_contract/consuming.rs"]
@@ -15,8 +15,10 @@ mod fencing;
 mod ground;
 #[path = "sink_contract/groups.rs"]
 mod groups;
+#[cfg(feature = "kafka")]
 #[path = "sink_contract/kafka.rs"]
 mod kafka;
+#[cfg(feature = "kafka")]
 #[path = "sink_contract/kafka_security.rs"]
 mod kafka_security;
 #[path = "sink_contract/publishing.rs"]
@@ -90,5 +92,7 @@ macro_rules! contract {
     };
 }
 
+#[cfg(feature = "kafka")]
 contract!(kafka_transactional, crate::kafka::Kafka::new(clbridge_sinks::kafka::Delivery::Transactional));
+#[cfg(feature = "kafka")]
 contract!(kafka_idempotent, crate::kafka::Kafka::new(clbridge_sinks::kafka::Delivery::Idempotent));

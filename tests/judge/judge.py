@@ -49,6 +49,7 @@ def arguments(words):
     parser.add_argument("--recovery-ms", type=int, default=0)
     parser.add_argument("--said", action="append", default=[], help="what status said of the fault, for the report")
     parser.add_argument("--ended-by", default="", help="what ended it, for the report")
+    parser.add_argument("--drawn", default="", help="what was drawn of the fault's variants, for the report")
     parser.add_argument("--seed", type=int, default=0, help="of what was drawn, for the report")
     parser.add_argument("--prefix", default="lustre.")
     parser.add_argument("--avsc", default=avro.AVSC)
@@ -122,7 +123,7 @@ def main(words):
     began = time.monotonic()
     verdict = judge(said)
     row = {"sink": said.sink, "fault": said.fault, "runs": said.runs, **verdict.row(), "recovery_ms": said.recovery_ms,
-           "said": said.said, "ended_by": said.ended_by, "seed": said.seed}
+           "said": said.said, "ended_by": said.ended_by, "drawn": said.drawn, "seed": said.seed}
     report.append(row, said.report)
     for kind, texts in sorted(verdict.told.items()):
         print(f"{verdict.counts[kind]} × {kind}, the first:")

@@ -8,11 +8,10 @@
 //!   position is nothing but the record's identity
 
 use std::collections::{BTreeMap, VecDeque};
-use std::num::NonZeroU64;
 
 use clbridge_schemas::ids::RecordId;
 use clbridge_sinks::state::{Retraction, State};
-use clbridge_sinks::{Capabilities, Offsets, Progress, StartAt, TopicProgress};
+use clbridge_sinks::{Capabilities, Offsets, Position, Positions, Progress, StartAt, TopicProgress};
 
 use crate::content::{FEEDS, mdt_name};
 use crate::judge::Judge;
@@ -35,6 +34,8 @@ impl Kind {
             atomic_state: self == Self::Atomic,
             read_back: self != Self::Confirming,
             exactly_once: self != Self::Confirming,
+            partitioned: true,
+            positions: if self == Self::Confirming { Positions::Identity } else { Positions::Offsets },
         }
     }
 }
@@ -197,7 +198,12 @@ impl Broker {
 
     fn append(&mut self, m: &Message, judge: &mut Judge, mdt: &Mdt) -> Result<u64, String> {
         let partition = &mut self.logs[m.topic].partitions[m.partition];
-        let offset = if self.kind == Kind::Confirming { identity(m.id, m.retracts.is_some()) } else { partition.end };
+        let offset = if self.kind == Kind::Confirming {
+            let identity = Position::of_identity(m.partition as u32, m.id, m.retracts.is_some());
+            identity.ok_or("an identity too large for a position")?.offset
+        } else {
+            partition.end
+        };
         let entry = Entry { offset, id: m.id, uid: m.uid, retracts: m.retracts };
         partition.end = offset + 1;
         partition.entries.push_back(entry);
@@ -250,8 +256,7 @@ impl Broker {
         if self.kind != Kind::Confirming {
             return self.first_at(topic, p, offset);
         }
-        let index = NonZeroU64::new(offset << 24 >> 25)?;
-        let id = RecordId { incarnation: (offset >> 40) as u32, index };
+        let (id, _) = Position { partition: p as u32, offset }.identity()?;
         Some(Entry { offset, id, uid: 0, retracts: None })
     }
 
@@ -281,9 +286,4 @@ impl Broker {
 
 pub fn repair_name(group: &str, topic: usize) -> String {
     format!("{}.repair.{group}.{}", TOPICS[topic], mdt_name())
-}
-
-/// A position that is the record's identity: retractions stand before the record of the same index.
-fn identity(id: RecordId, retraction: bool) -> u64 {
-    u64::from(id.incarnation) << 40 | id.index.get() << 1 | u64::from(!retraction)
 }

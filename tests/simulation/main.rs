@@ -61,9 +61,11 @@ fn under_every_schedule_of_faults_nothing_is_lost_doubled_or_cleared_early() {
         w.iter().for_each(|w| report.add(w));
     }
     println!("{report}");
-    if seeds == SEEDS {
+    // The bounded run's seeds and more: whatever can occur has to.
+    if seeds.start <= SEEDS.start && SEEDS.end <= seeds.end {
         report.everything_occurred();
     }
+    clbridge_tests::report::write("simulation.json", &report.figures());
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod start;
 mod world;
 
 use clbridge::core::mutations::Mutation;
+use clbridge_tests::report;
 
 /// A bug that these do not find is not found.
 const SEEDS: std::ops::Range<u64> = 0..5_000;
@@ -41,18 +42,20 @@ fn quietly<T>(work: impl FnOnce() -> T) -> T {
 
 #[test]
 fn every_deliberate_bug_of_the_core_is_found() {
-    let mut missed = Vec::new();
+    let (mut missed, mut figures) = (Vec::new(), Vec::new());
     println!("{:<28} {:>5}  found by", "mutation", "seeds");
     for mutation in Mutation::ALL {
         Mutation::switch(Some(mutation));
         let found = quietly(first_found);
         let (seeds, told) = found.map_or(("none".into(), String::new()), |(s, told)| ((s + 1).to_string(), told));
+        figures.push(serde_json::json!([format!("{mutation:?}"), seeds]));
         println!("{:<28} {seeds:>5}  {}", format!("{mutation:?}"), told.chars().take(110).collect::<String>());
         if told.is_empty() {
             missed.push(mutation);
         }
     }
     Mutation::switch(None);
+    report::write("mutations.json", &serde_json::json!({"bound": SEEDS.end, "seeds_needed": figures}));
     assert!(missed.is_empty(), "not found within {} seeds: {missed:?}", SEEDS.end);
     let runs = (0..400).map(|seed| world::run(seed, &schedule::of(seed), false));
     let released: u64 = runs.map(|(world, result)| result.map(|()| world.judge.released()).unwrap()).sum();

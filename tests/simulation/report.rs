@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use clbridge::core::Reason;
+use serde_json::{Value, json};
 
 use crate::schedule::Fault;
 use crate::world::World;
 
 /// Reasons for which the core stops an MDT.
 const STOPS: [&str; 4] = ["state_unreadable", "foreign_records", "stopped_below_stable", "topic_changed"];
+/// What comes with a fault now and then, and must have come too.
+const WITH_FAULTS: [&str; 3] = ["clear_again", "group_late_newest", "group_late_oldest"];
 /// What a bridge may be held or stopped for is found in a run of so many schedules at least.
 pub const ENOUGH: u64 = 20_000;
 
@@ -49,9 +52,18 @@ impl Report {
         self.trimmed += w.judge.trimmed;
     }
 
+    /// All of it, for docs/delivery.
+    pub fn figures(&self) -> Value {
+        json!({
+            "schedules": self.runs, "kinds": self.kinds, "steps": self.steps, "cleared": self.cleared,
+            "taken_back": self.taken_back, "retractions": self.retracted, "released": self.released,
+            "trimmed": self.trimmed, "faults": self.faults, "holds": self.holds, "stops": self.stops,
+        })
+    }
+
     pub fn everything_occurred(&self) {
-        for (fault, _) in Fault::ALL {
-            assert!(self.faults.get(fault.name()).is_some_and(|n| *n > 0), "{} never happened", fault.name());
+        for fault in Fault::ALL.iter().map(|(fault, _)| fault.name()).chain(WITH_FAULTS) {
+            assert!(self.faults.get(fault).is_some_and(|n| *n > 0), "{fault} never happened");
         }
         for hold in Reason::ALL.iter().map(|r| r.as_str()) {
             assert!(self.holds.get(hold).is_some_and(|n| *n > 0), "nothing was ever held for {hold}");

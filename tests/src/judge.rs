@@ -33,6 +33,8 @@ pub struct Case {
     pub said: Vec<String>,
     /// What ended it, where it did not end by itself.
     pub ended_by: String,
+    /// What was drawn of the fault's variants, where there are any.
+    pub drawn: String,
     /// The seed of what was drawn.
     pub seed: u64,
     /// Groups that a policy may let go.
@@ -80,7 +82,7 @@ impl Case {
         for word in &self.said {
             command.args(["--said", word]);
         }
-        command.args(["--ended-by", &self.ended_by, "--seed", &self.seed.to_string()]);
+        command.args(["--ended-by", &self.ended_by, "--drawn", &self.drawn, "--seed", &self.seed.to_string()]);
         let said = command.output().unwrap();
         let text = String::from_utf8_lossy(&said.stdout).into_owned();
         for line in text.lines() {

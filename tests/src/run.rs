@@ -33,6 +33,8 @@ pub struct Run {
     pub joined_by_pattern: Vec<&'static str>,
     /// What ended the fault, where it did not end by itself.
     pub ended_by: String,
+    /// What was drawn of the fault's variants, where there are any.
+    pub drawn: String,
     /// Partitions that keys are spread over, where the test has added more; 0: all.
     pub pinned: u32,
     /// Retractions that a topic must show for the run to prove anything.
@@ -76,6 +78,7 @@ impl Run {
             scene,
             joined_by_pattern: Vec::new(),
             ended_by: String::new(),
+            drawn: String::new(),
             pinned: 0,
             retractions: 0,
             before: None,
@@ -231,6 +234,7 @@ impl Run {
             recovery_ms,
             said: Vec::new(),
             ended_by: self.ended_by.clone(),
+            drawn: self.drawn.clone(),
             seed: times::seed(),
         }
     }

@@ -1,14 +1,15 @@
 //! What the commands that talk to the broker have in common.
 
+use std::sync::Arc;
+
 use clbridge_schemas::ids::MdtName;
-use clbridge_sinks::MdtSelection;
-use clbridge_sinks::kafka::KafkaSink;
+use clbridge_sinks::{Broker, MdtSelection};
 
 use crate::assembly;
 use crate::config::Config;
 
 /// The broker; looking for MDTs may block on a device or a simulated MDT.
-pub(super) async fn connect(config: &Config) -> anyhow::Result<KafkaSink> {
+pub(super) async fn connect(config: &Config) -> anyhow::Result<Arc<dyn Broker>> {
     let config = config.clone();
     tokio::task::spawn_blocking(move || assembly::sink(&config)).await?
 }

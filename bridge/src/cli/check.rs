@@ -50,7 +50,7 @@ pub(super) async fn run(_: &Args, config: Arc<Config>) -> anyhow::Result<ExitCod
         mdts
     };
     match super::broker::connect(&config).await {
-        Ok(broker) => sink(&mut report, &config, &broker, &broker, &mdts).await,
+        Ok(broker) => sink(&mut report, &config, broker.as_ref(), broker.as_ref(), &mdts).await,
         Err(e) => report.bad(format!("broker: {e:#}")),
     }
     print!("{}", report.text);

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clbridge_schemas::ids::MdtName;
-use clbridge_sinks::MdtSelection;
-use clbridge_sinks::kafka::{KafkaSink, Subscription};
+use clbridge_sinks::{MdtSelection, Subscription};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::assembly;
@@ -58,7 +57,7 @@ pub(super) async fn run(args: &Args, config: Arc<Config>) -> anyhow::Result<Exit
     };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     // A consumer runs anywhere: neither MDTs nor their number matter here.
-    let sink = KafkaSink::new(assembly::kafka(&config, 1))?;
+    let sink = assembly::sink_for(&config, 1)?;
     let group = args.group.clone();
     let uncommitted = !args.committed;
     let mut consumer = tokio::task::spawn_blocking(move || match group {

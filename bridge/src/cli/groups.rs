@@ -93,20 +93,20 @@ pub(super) async fn run(command: &Command, config: Arc<Config>) -> anyhow::Resul
                 spec.feed.as_deref().unwrap_or_default()
             );
             let mdts = super::broker::known_mdts(&config, &spec.mdts);
-            print!("{}", add(&broker, &broker, spec, &mdts).await?);
+            print!("{}", add(broker.as_ref(), broker.as_ref(), spec, &mdts).await?);
         }
-        Command::Remove(NameArgs { name }) => print!("{}", remove(&broker, name).await?),
+        Command::Remove(NameArgs { name }) => print!("{}", remove(broker.as_ref(), name).await?),
         Command::List => {
             let mdts = super::broker::known_mdts(&config, &MdtSelection::All);
-            print!("{}", list(&broker, &broker, &mdts).await?);
+            print!("{}", list(broker.as_ref(), broker.as_ref(), &mdts).await?);
         }
         Command::Accept(NameArgs { name }) => {
             let mdts = super::broker::known_mdts(&config, &MdtSelection::All);
-            print!("{}", raise(&broker, &broker, name, Raise::Accept, &mdts).await?);
+            print!("{}", raise(broker.as_ref(), broker.as_ref(), name, Raise::Accept, &mdts).await?);
         }
         Command::Repair(NameArgs { name }) => {
             let mdts = super::broker::known_mdts(&config, &MdtSelection::All);
-            print!("{}", raise(&broker, &broker, name, Raise::Repair, &mdts).await?);
+            print!("{}", raise(broker.as_ref(), broker.as_ref(), name, Raise::Repair, &mdts).await?);
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -22,7 +22,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: &Args, config: Arc<Config>) -> anyhow::Result<ExitCode> {
     let broker = super::broker::connect(&config).await?;
-    let (text, found) = locate(&broker, &broker, &args.mdt, args.index).await?;
+    let (text, found) = locate(broker.as_ref(), broker.as_ref(), &args.mdt, args.index).await?;
     print!("{text}");
     Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -27,7 +27,7 @@ pub(super) async fn run(args: &Args, config: Arc<Config>) -> anyhow::Result<Exit
     let oldest = oldest(config.clone(), args.mdt.clone()).await?;
     let broker = super::broker::connect(&config).await?;
     let specs = assembly::wanted_specs(&config, &args.mdt);
-    let number = begin_anew(&broker, &specs, &args.mdt, &config.instance, oldest, args.yes).await?;
+    let number = begin_anew(broker.as_ref(), &specs, &args.mdt, &config.instance, oldest, args.yes).await?;
     Ok(if number.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

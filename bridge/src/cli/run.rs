@@ -34,7 +34,7 @@ pub(super) async fn run(_: &Args, config: Arc<Config>) -> anyhow::Result<ExitCod
         let (config, sink) = (config.clone(), sink.clone());
         tokio::task::spawn_blocking(move || assembly::setup(&config, &sink)).await??
     };
-    let membership = Membership::start(&config, Arc::new(sink.clone()), Arc::new(sink));
+    let membership = Membership::start(&config, sink.clone(), sink);
     let bridge = Arc::new(Bridge::start_after(setup, membership.registered()));
     let heap = tokio::spawn(heap::keep_small());
     info!(instance = config.instance, %listen, "started");

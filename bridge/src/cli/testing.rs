@@ -10,8 +10,9 @@ use clbridge_schemas::avro;
 use clbridge_schemas::ids::{MdtName, RecordId};
 use clbridge_schemas::lustre::{Fid, Time};
 use clbridge_sinks::{
-    Capabilities, Durable, GroupInfo, GroupObserver, Head, Message, Offsets, Position, Progress, Publisher, Recovered,
-    Refused, Registry, Sink, SinkError, StartAt, State, Stored, Topic, TopicIx, TopicProgress, TopicSpec, TopicState,
+    Capabilities, Durable, GroupInfo, GroupObserver, Head, Message, Offsets, Position, Positions, Progress, Publisher,
+    Recovered, Refused, Registry, Sink, SinkError, StartAt, State, Stored, Topic, TopicIx, TopicProgress, TopicSpec,
+    TopicState,
 };
 
 /// Every topic ends at 100 in each partition and begins at 10.
@@ -144,7 +145,13 @@ impl GroupObserver for FakeBroker {
 #[async_trait]
 impl Sink for FakeBroker {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { atomic_state: true, read_back: true, exactly_once: true }
+        Capabilities {
+            atomic_state: true,
+            read_back: true,
+            exactly_once: true,
+            partitioned: true,
+            positions: Positions::Offsets,
+        }
     }
 
     async fn prepare(&self, want: &[TopicSpec], _: Option<&State>) -> Result<Vec<Topic>, SinkError> {

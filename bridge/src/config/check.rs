@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use clbridge_schemas::lustre::RecordType;
-use clbridge_sinks::kafka::KafkaConfig;
 
 use super::{Bytes, Config, ConfigError, FeedConfig, PolicyConfig, SourceKind};
 use crate::modules::TypeSet;
@@ -22,26 +21,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         feed(&format!("feeds.{name}"), one)?;
     }
     groups(config)?;
-    kafka(config)?;
+    config.sink.check()?;
     limits(config)
-}
-
-/// What the sink has a setting for, and this configuration another place.
-fn kafka(config: &Config) -> Result<(), ConfigError> {
-    let (given, default) = (&config.sink.kafka, KafkaConfig::default());
-    let elsewhere = [
-        ("instance", given.instance != default.instance, "set the key `instance` instead"),
-        (
-            "partitions",
-            given.partitions != default.partitions,
-            "set the keys `feed.partitions`, `feeds.NAME.partitions` instead",
-        ),
-        ("mock", given.mock, "only `clbridge demo` uses a mock broker"),
-    ];
-    if let Some((key, _, what)) = elsewhere.into_iter().find(|(_, set, _)| *set) {
-        return Err(ConfigError::impossible(format!("sink.kafka.{key}"), what));
-    }
-    given.check().map_err(|e| ConfigError::impossible("sink.kafka", e.to_string()))
 }
 
 fn positive(key: &str, value: Duration) -> Result<(), ConfigError> {

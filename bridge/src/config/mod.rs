@@ -8,6 +8,7 @@ mod check;
 mod feeds;
 mod groups;
 mod load;
+mod sink;
 mod source;
 mod units;
 
@@ -16,12 +17,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clbridge_sinks::kafka::KafkaConfig;
 use serde::{Deserialize, Serialize};
 
 pub use feeds::{FeedConfig, FramingName};
 pub use groups::{GroupConfig, GroupPattern, NamePattern, PolicyConfig};
 pub use load::ConfigError;
+pub use sink::{Chosen, SinkConfig};
 pub use source::{SourceConfig, SourceKind};
 pub use units::Bytes;
 
@@ -162,14 +163,6 @@ impl Default for ClearConfig {
             state_fresh: Duration::from_secs(2),
         }
     }
-}
-
-/// The broker. A bridge has one.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SinkConfig {
-    /// Kafka.
-    pub kafka: KafkaConfig,
 }
 
 /// When a batch is sealed: at the first of its limits, or when the input runs dry.

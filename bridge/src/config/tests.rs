@@ -240,7 +240,7 @@ fn settings_of_librdkafka_keep_their_dots_and_their_secrets_come_from_files() {
         "[sink.kafka.librdkafka]\n\"security.protocol\" = \"sasl_plaintext\"\n\"sasl.password\" = {{ file = {secret:?} }}\n"
     );
     let env = [("CLBRIDGE_SINK__KAFKA__LIBRDKAFKA", "{ \"sasl.mechanism\" = \"PLAIN\" }")];
-    let settings = parsed(&toml, &env).unwrap().sink.kafka.librdkafka;
+    let settings = parsed(&toml, &env).unwrap().sink.kafka.unwrap().librdkafka;
     let expected = [("sasl.mechanism", "PLAIN"), ("sasl.password", "s3cret"), ("security.protocol", "sasl_plaintext")];
     assert_eq!(settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(), expected);
 }
@@ -277,7 +277,7 @@ fn keys(value: &serde_json::Value, path: &str, into: &mut Vec<String>) {
 fn every_key_is_described_in_the_documentation() {
     let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md")).unwrap();
     let config = parsed(
-        "[feeds.NAME]\n[groups.NAME]\npolicy = { release = { backlog = 1, age = \"1s\" } }\n[[patterns]]\npattern = \"x\"\n",
+        "[sink.kafka]\n[feeds.NAME]\n[groups.NAME]\npolicy = { release = { backlog = 1, age = \"1s\" } }\n[[patterns]]\npattern = \"x\"\n",
         &[],
     )
     .unwrap();

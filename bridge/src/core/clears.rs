@@ -4,9 +4,14 @@
 //! issued → it returns. The first clear after a start repeats the last value a dead process may have issued, since
 //! that one may still be in the kernel.
 
+use std::num::NonZeroU64;
+
 use super::Now;
 use super::ledger::{Clearable, Ledger};
 use super::mutations::{Mutation, wrong};
+
+#[cfg(test)]
+mod tests;
 
 /// How clears are batched.
 #[derive(Clone, Copy, Debug)]
@@ -102,13 +107,20 @@ impl Clears {
             Some((named, _)) if wrong(Mutation::StateOfAnyAge) => Some((named, now)),
             confirmed => confirmed,
         };
-        match confirmed {
-            Some((named, at)) if named >= value && now.saturating_sub(at) < self.settings.state_fresh => {
+        // What groups acknowledge while a State is on its way must not hold back what that State names: behind a slow
+        // broker no State would ever name all of it.
+        let granted = confirmed.and_then(|(named, at)| {
+            let granted = upto.at_most(NonZeroU64::new(named)?);
+            let gains = granted == upto || granted.index().get() > self.issued;
+            (gains && now.saturating_sub(at) < self.settings.state_fresh).then_some((granted, at))
+        });
+        match granted {
+            Some((upto, at)) => {
                 self.in_flight = true;
-                self.issued = self.issued.max(value);
+                self.issued = self.issued.max(upto.index().get());
                 ClearStep::Issue { upto, until: at + self.settings.state_fresh }
             }
-            _ => {
+            None => {
                 self.intended = self.intended.max(value);
                 ClearStep::NeedState(self.intended)
             }

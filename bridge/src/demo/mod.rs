@@ -18,8 +18,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clbridge_schemas::ids::MdtName;
-use clbridge_sinks::GroupObserver as _;
-use clbridge_sinks::kafka::KafkaSink;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -205,12 +203,13 @@ fn run_id() -> String {
 /// has written every group's first positions.
 async fn start_bridge(config: &Config, mdts: &[MdtName]) -> anyhow::Result<Bridge> {
     let made = config.clone();
-    let (sink, setup) = tokio::task::spawn_blocking(move || -> anyhow::Result<(KafkaSink, crate::run::Setup)> {
-        let sink = assembly::sink(&made)?;
-        let setup = assembly::setup(&made, &sink)?;
-        Ok((sink, setup))
-    })
-    .await??;
+    let (sink, setup) =
+        tokio::task::spawn_blocking(move || -> anyhow::Result<(Arc<dyn clbridge_sinks::Broker>, crate::run::Setup)> {
+            let sink = assembly::sink(&made)?;
+            let setup = assembly::setup(&made, &sink)?;
+            Ok((sink, setup))
+        })
+        .await??;
     sink.change_registry(&mut |registry| {
         for (name, group) in &config.groups {
             registry.groups.insert(name.clone(), group.spec(name));

@@ -101,7 +101,7 @@ impl Names {
         config.clear.every = Duration::from_millis(500);
         config.poll.groups = Duration::from_millis(250);
         config.feed.partitions = PARTITIONS;
-        config.sink.kafka = self.kafka();
+        config.sink.kafka = Some(self.kafka());
         for name in groups {
             let group = GroupConfig { from: StartAt::Oldest, ..GroupConfig::default() };
             config.groups.insert(self.group(name), group);
@@ -116,13 +116,14 @@ impl Names {
     pub fn write_members(&self, file: &Path) -> anyhow::Result<()> {
         let mut config = Config::default();
         // A member never makes a topic or asks about one, which is where a mock cluster is different.
-        config.sink.kafka = KafkaConfig { mock: false, ..self.kafka() };
+        let mut kafka = KafkaConfig { mock: false, ..self.kafka() };
         // Six seconds are the least that a Kafka allows unless it is told otherwise. The mock cluster lets the first
         // members wait for three, in which they send no heartbeat: a shorter session would end before it began.
         let session_ms = if self.mock { 4_000 } else { 6_000 };
         for (key, value) in [("session.timeout.ms", session_ms), ("heartbeat.interval.ms", 300)] {
-            config.sink.kafka.librdkafka.insert(key.to_owned(), value.to_string());
+            kafka.librdkafka.insert(key.to_owned(), value.to_string());
         }
+        config.sink.kafka = Some(kafka);
         std::fs::write(file, toml::to_string(&config)?)?;
         Ok(())
     }

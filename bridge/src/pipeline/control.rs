@@ -119,8 +119,9 @@ impl Control {
                 Action::ReadAt(reads) => {
                     let answer = self.read_at(&reads).await;
                     self.note(Reason::BrokerUnavailable, answer);
-                    // What stays unknown is asked for again at the next poll, not in a tight loop.
-                    return None;
+                    // The core asks once for each answer about groups, so this is no tight loop; and what is to be
+                    // probed or cleared does not wait for a broker whose answers take longer than until the next poll.
+                    continue;
                 }
                 Action::Restart(why) => return Some(Ended::Restart(why)),
                 Action::Stop(stop) => return Some(Ended::Stop(stop)),

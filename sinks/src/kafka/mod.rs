@@ -28,13 +28,12 @@ use rdkafka::admin::AdminClient;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 pub use config::{Delivery, KafkaConfig};
-pub use consume::Subscription;
 
 use crate::error::SinkError;
 use crate::registry::StartAt;
 use crate::state::State;
 use crate::topic::{Position, Stored, Topic, TopicSpec};
-use crate::traits::{Capabilities, Consumer, Recovered, Sink};
+use crate::traits::{Broker, Capabilities, Consumer, Positions, Recovered, Sink, Subscription};
 use context::Quiet;
 use native::{Admin, NativeError};
 
@@ -69,23 +68,6 @@ impl KafkaSink {
     #[must_use]
     pub fn config(&self) -> &KafkaConfig {
         &self.shared.config
-    }
-
-    /// A new member of `group`.
-    ///
-    /// # Errors
-    /// [`SinkError::Unavailable`] if the client cannot be made.
-    pub fn consumer(&self, group: &str, what: &Subscription) -> Result<Box<dyn Consumer>, SinkError> {
-        Ok(Box::new(consume::Member::new(&self.shared.config, group, what)?))
-    }
-
-    /// A reader that sees what comes from now on and leaves nothing behind. With `uncommitted` it does not wait for
-    /// transactions: sooner, but records of an aborted one are seen too.
-    ///
-    /// # Errors
-    /// [`SinkError::Unavailable`] if the client cannot be made.
-    pub fn ephemeral(&self, what: &Subscription, uncommitted: bool) -> Result<Box<dyn Consumer>, SinkError> {
-        Ok(Box::new(consume::Ephemeral::new(&self.shared.config, what, uncommitted)?))
     }
 
     /// Runs `f` where blocking is allowed.
@@ -196,11 +178,27 @@ fn silent(code: RDKafkaErrorCode) -> bool {
     )
 }
 
+impl Broker for KafkaSink {
+    fn consumer(&self, group: &str, what: &Subscription) -> Result<Box<dyn Consumer>, SinkError> {
+        Ok(Box::new(consume::Member::new(&self.shared.config, group, what)?))
+    }
+
+    fn ephemeral(&self, what: &Subscription, uncommitted: bool) -> Result<Box<dyn Consumer>, SinkError> {
+        Ok(Box::new(consume::Ephemeral::new(&self.shared.config, what, uncommitted)?))
+    }
+}
+
 #[async_trait]
 impl Sink for KafkaSink {
     fn capabilities(&self) -> Capabilities {
         let transactional = self.shared.config.delivery == Delivery::Transactional;
-        Capabilities { atomic_state: transactional, read_back: true, exactly_once: transactional }
+        Capabilities {
+            atomic_state: transactional,
+            read_back: true,
+            exactly_once: transactional,
+            partitioned: true,
+            positions: Positions::Offsets,
+        }
     }
 
     async fn prepare(&self, want: &[TopicSpec], pinned: Option<&State>) -> Result<Vec<Topic>, SinkError> {

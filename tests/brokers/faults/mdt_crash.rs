@@ -18,10 +18,33 @@ fn victim(run: &Run) -> String {
     run.sim.mdts()[0].clone()
 }
 
-/// A crash of at least two seconds, the quickest that a real MDT's recovery is.
-fn drawn(rng: &mut StdRng) -> Crash {
-    let length = [Length::Shorter, Length::Equal, Length::Longer][rng.random_range(0..3)];
-    Crash { down_s: rng.random_range(2.2..4.0), evict: rng.random(), replay: rng.random_range(0.0..1.0), length }
+/// Every length of the new log.
+const LENGTHS: [Length; 3] = [Length::Shorter, Length::Equal, Length::Longer];
+
+/// What is drawn in a run, and how often each length was.
+struct Draws {
+    rng: StdRng,
+    lengths: [u32; 3],
+}
+
+impl Draws {
+    /// A crash of at least two seconds, the quickest that a real MDT's recovery is.
+    fn crash(&mut self) -> Crash {
+        let length = LENGTHS[self.rng.random_range(0..3)];
+        self.crash_with(length)
+    }
+
+    /// As [`Draws::crash`], with a new log of this length.
+    fn crash_with(&mut self, length: Length) -> Crash {
+        self.lengths[LENGTHS.iter().position(|one| *one == length).unwrap()] += 1;
+        let rng = &mut self.rng;
+        Crash { down_s: rng.random_range(2.2..4.0), evict: rng.random(), replay: rng.random_range(0.0..1.0), length }
+    }
+
+    fn told(&self) -> String {
+        let [shorter, equal, longer] = self.lengths;
+        format!("new log shorter {shorter}, equal {equal}, longer {longer} times")
+    }
 }
 
 /// Ends the commits of the MDT. From here to the crash less than the bridge's `clear.min_age` may pass.
@@ -81,14 +104,16 @@ fn noticed(run: &Run, before: u32, since: Instant) -> u64 {
 }
 
 /// A crash repeated, each with what is drawn for it, and judged at the end.
-fn repeat(mut run: Run, fault: &str, few: u32, stream: u64, mut round: impl FnMut(&mut Run, &mut StdRng)) {
-    let (rounds, mut rng, mut recovery_ms) = (times(few), rng(stream), 0);
+fn repeat(mut run: Run, fault: &str, few: u32, stream: u64, mut round: impl FnMut(&mut Run, &mut Draws)) {
+    let (rounds, mut recovery_ms) = (times(few), 0);
+    let mut draws = Draws { rng: rng(stream), lengths: [0; 3] };
     for _ in 0..rounds {
         let (before, began) = (incarnation(&run), Instant::now());
-        round(&mut run, &mut rng);
+        round(&mut run, &mut draws);
         recovery_ms = recovery_ms.max(noticed(&run, before, began));
     }
     run.retractions = rounds;
+    run.drawn = draws.told();
     run.sim.emit_stop();
     run.ended("by itself");
     run.finish(fault, rounds, recovery_ms);
@@ -107,26 +132,25 @@ fn one_group(name: &str, mdts: usize) -> Run {
 #[test]
 fn reused_indexes_are_told_apart_when_an_mdt_crashes_while_it_is_read() {
     // given two MDTs that are read, when one crashes, and its new log is shorter, equal or longer, then it is noticed
-    let mut lengths = [Length::Shorter, Length::Equal, Length::Longer].into_iter().cycle();
-    repeat(one_group("crash-reading", 2), "MDT crash while reading", 3, 1, |run, rng| {
-        let how = Crash { length: lengths.next().unwrap(), ..drawn(rng) };
-        crash_uncommitted(run, how, |_| ());
+    let mut lengths = LENGTHS.into_iter().cycle();
+    repeat(one_group("crash-reading", 2), "MDT crash while reading", 3, 1, |run, draws| {
+        crash_uncommitted(run, draws.crash_with(lengths.next().unwrap()), |_| ());
     });
 }
 
 #[test]
 fn reused_indexes_are_told_apart_when_every_record_is_replayed_with_a_new_time() {
     // given an MDT that is read, when clients replay all that it lost, then the times tell them apart
-    repeat(one_group("crash-replay", 1), "MDT crash, all replayed with new times", 1, 2, |run, rng| {
-        crash_uncommitted(run, Crash { replay: 1.0, length: Length::Equal, ..drawn(rng) }, |_| ());
+    repeat(one_group("crash-replay", 1), "MDT crash, all replayed with new times", 1, 2, |run, draws| {
+        crash_uncommitted(run, Crash { replay: 1.0, ..draws.crash_with(Length::Equal) }, |_| ());
     });
 }
 
 #[test]
 fn reused_indexes_are_told_apart_when_an_mdt_crashes_while_the_bridge_is_down() {
     // given an MDT whose newest records are published and not committed, when it crashes after the bridge was killed
-    repeat(one_group("crash-down", 1), "MDT crash while the bridge is down", 1, 3, |run, rng| {
-        crash_uncommitted(run, drawn(rng), |run| run.bridge.kill9());
+    repeat(one_group("crash-down", 1), "MDT crash while the bridge is down", 1, 3, |run, draws| {
+        crash_uncommitted(run, draws.crash(), |run| run.bridge.kill9());
         // then the next start finds it
         run.bridge.start(None);
     });
@@ -140,7 +164,7 @@ fn reused_indexes_are_told_apart_when_the_bridge_is_killed_between_noticing_and_
         "MDT crash, bridge killed between detection and first publish",
         1,
         4,
-        |run, rng| {
+        |run, draws| {
             run.bridge.kill9();
             run.bridge.start(Some("before_retraction:1"));
             let durable = run.sim.stats(&victim(run)).committed_index;
@@ -148,7 +172,7 @@ fn reused_indexes_are_told_apart_when_the_bridge_is_killed_between_noticing_and_
                 run.bridge.running(1).is_some_and(|mdts| mdts[0].durable > durable)
             });
             // when that comes
-            crash_uncommitted(run, drawn(rng), |_| ());
+            crash_uncommitted(run, draws.crash(), |_| ());
             wait::until_true("the bridge has died at the named point", PATIENCE, || run.bridge.has_ended());
             assert!(run.bridge.log().contains("failpoint before_retraction reached"));
             // then the next start notices it again
@@ -160,14 +184,14 @@ fn reused_indexes_are_told_apart_when_the_bridge_is_killed_between_noticing_and_
 #[test]
 fn reused_indexes_are_told_apart_when_an_mdt_crashes_twice_in_a_row() {
     // given an MDT that is read, when it crashes again as soon as it is back, then both are told apart
-    repeat(one_group("crash-twice", 1), "MDT crash twice in a row", 1, 5, |run, rng| {
-        crash_uncommitted(run, drawn(rng), |_| ());
+    repeat(one_group("crash-twice", 1), "MDT crash twice in a row", 1, 5, |run, draws| {
+        crash_uncommitted(run, draws.crash(), |_| ());
         let committed = hold_commits(run);
         let mdt = victim(run);
         wait::until_true("there is something to lose again", PATIENCE, || {
             run.sim.stats(&mdt).last_index > committed + 50
         });
-        crash(run, drawn(rng));
+        crash(run, draws.crash());
     });
 }
 
@@ -179,8 +203,8 @@ fn no_acknowledgement_of_what_was_taken_back_clears_what_stands_there_now() {
         "MDT crash after all groups acknowledged what it takes back",
         1,
         6,
-        |run, rng| {
-            crash_uncommitted(run, drawn(rng), |run| {
+        |run, draws| {
+            crash_uncommitted(run, draws.crash(), |run| {
                 let committed = run.sim.stats(&victim(run)).committed_index;
                 wait::until_true("the group has acknowledged them", PATIENCE, || {
                     run.bridge.running(1).is_some_and(|mdts| mdts[0].acknowledged > committed + 50)
@@ -202,8 +226,8 @@ fn reused_indexes_are_told_apart_when_the_prefetch_hides_the_crash_behind_a_stal
     run.cleared_beyond(8000);
 
     // when the MDT crashes while the kernel still has prefetched records for a reader that waits for the broker
-    repeat(run, "MDT crash hidden behind the prefetch while the broker is stalled", 1, 7, |run, rng| {
-        crash_uncommitted(run, Crash { length: Length::Longer, ..drawn(rng) }, |run| {
+    repeat(run, "MDT crash hidden behind the prefetch while the broker is stalled", 1, 7, |run, draws| {
+        crash_uncommitted(run, draws.crash_with(Length::Longer), |run| {
             run.broker.stop();
             wait::until_true("the bridge no longer reads", PATIENCE, || {
                 let read = || run.bridge.running(1).map(|mdts| mdts[0].read);
@@ -223,7 +247,7 @@ fn nothing_is_cleared_early_when_a_clear_is_in_flight_while_an_mdt_crashes() {
     let run = one_group("crash-clear", 1);
     let sent = |run: &Run| run.bridge.log().matches("action=Clear").count();
     let (mut in_flight, mut all) = (0, 0);
-    repeat(run, "MDT crash with a clear in flight", 1, 8, |run, rng| {
+    repeat(run, "MDT crash with a clear in flight", 1, 8, |run, draws| {
         run.members[0].pause();
         std::thread::sleep(Duration::from_millis(COMMIT_MS * 10));
 
@@ -231,7 +255,7 @@ fn nothing_is_cleared_early_when_a_clear_is_in_flight_while_an_mdt_crashes() {
         hold_commits(run);
         std::thread::sleep(Duration::from_millis(COMMIT_MS));
         let before = sent(run);
-        let how = Crash { down_s: rng.random_range(6.0..8.0), ..drawn(rng) };
+        let how = Crash { down_s: draws.rng.random_range(6.0..8.0), ..draws.crash() };
         all += 1;
         std::thread::scope(|scope| {
             let run = &*run;

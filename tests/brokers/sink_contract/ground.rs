@@ -28,6 +28,15 @@ pub async fn alone() -> RwLockWriteGuard<'static, ()> {
     TURN.write().await
 }
 
+/// A variable that `tests/up run` sets.
+pub fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!(
+            "{name} is not set: run it through tests/up run -- cargo test --release -p clbridge-sinks --test sink_contract"
+        )
+    })
+}
+
 /// A broker under test.
 #[async_trait]
 pub trait Ground: Send + Sync {

@@ -4,9 +4,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use clbridge_sinks::kafka::{Delivery, KafkaConfig, KafkaSink, Subscription};
+use clbridge_sinks::kafka::{Delivery, KafkaConfig, KafkaSink};
 use clbridge_sinks::retraction::RETRACTS_HEADER;
-use clbridge_sinks::{Consumer, GroupObserver, MdtSelection, Position, Sink, Topic};
+use clbridge_sinks::{Broker as _, Consumer, GroupObserver, MdtSelection, Position, Sink, Subscription, Topic};
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
@@ -14,21 +14,12 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
-use crate::ground::Ground;
+use crate::ground::{Ground, variable};
 
 /// One broker, given by KAFKA_BOOTSTRAP.
 pub struct Kafka {
     delivery: Delivery,
     bootstrap: String,
-}
-
-/// A variable that `tests/up run` sets.
-pub fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| {
-        panic!(
-            "{name} is not set: run it through tests/up run -- cargo test --release -p clbridge-tests --test sink_contract"
-        )
-    })
 }
 
 const WAIT: Duration = Duration::from_secs(30);

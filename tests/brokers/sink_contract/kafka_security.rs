@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use clbridge_sinks::kafka::{KafkaConfig, KafkaSink, Subscription};
+use clbridge_sinks::kafka::{KafkaConfig, KafkaSink};
+use clbridge_sinks::{Broker as _, Subscription};
 use clbridge_sinks::{GroupObserver, Sink, SinkError, StartAt};
 
+use crate::ground::variable;
 use crate::ground::{Mdt, counts, new_group, new_mdt, shared, spec, take};
-use crate::kafka::variable;
 
 /// A variable of a broker with TLS and SCRAM: the one that was given, else one of our own beside it, which `tests/up run`
 /// takes down with all that lies below its folder.

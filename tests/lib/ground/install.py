@@ -18,7 +18,13 @@ from .paths import Problem
 KAFKA_VERSION = "4.1.1"
 SCALA_VERSION = "2.13"
 LOG4J_BRIDGE_VERSION = "2.24.3"
-PYTHON_PACKAGES = ("confluent-kafka==2.16.1", "fastavro==1.13.1")
+NATS_VERSION = "2.15.2"
+NATS_NEEDS_GO = (1, 25)
+PYTHON_PACKAGES = ("confluent-kafka==2.16.1", "fastavro==1.13.1", "nats-py==2.16.0", "nkeys==0.2.1", "pika==1.4.4",
+                   "duckdb==2.0.1")
+PURE_PYTHON = "nkeys"  # which has no wheel
+ERLANG = ("base", "crypto", "eldap", "inets", "mnesia", "os-mon", "parsetools", "public-key", "runtime-tools", "ssl",
+          "syntax-tools", "tools", "xmerl")
 MAVEN_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1"
 
 BUILD = {  # what `cargo build` runs or links: librdkafka is built from source, with TLS
@@ -41,7 +47,8 @@ def apt(packages):
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise Problem(f"missing: {', '.join(packages)}. Type as root: {line}")
     say(line)
-    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    # Run level 1: what a package would start as a service stays stopped.
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
     options = ["-q", "-y", "-o", "DPkg::Lock::Timeout=300"]
     install = ["apt-get", *options, "install", "--no-install-recommends", *packages]
     with paths.locked("apt"):
@@ -129,6 +136,87 @@ def kafka():
     return libs
 
 
+def debian(package):
+    """The folder with the files of a Debian package, unpacked and not installed: no service, no user, no links."""
+    place = paths.cache() / f"debian-{package}"
+    if place.exists():
+        return place
+    with paths.locked(f"debian-{package}"):
+        if place.exists():
+            return place
+        if not shutil.which("dpkg-deb"):
+            raise Problem(f"{package} is taken from its Debian package, and this is no Debian: see CLB_NATS_SERVER and "
+                          "CLB_RABBITMQ in 'tests/up help'")
+        say(f"unpacking Debian's {package} into {place}")
+        with tempfile.TemporaryDirectory(dir=paths.cache(), prefix="debian-new-") as work:
+            fetch = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package]
+            if subprocess.run(fetch, cwd=work, stdout=sys.stderr).returncode:
+                if os.geteuid() != 0:
+                    raise Problem(f"'{' '.join(fetch)}' failed. Type as root: apt-get update")
+                # Without a fresh list a package may be unknown or its file gone from the mirror.
+                with paths.locked("apt"):
+                    subprocess.run(["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "update"], stdout=sys.stderr)
+                if subprocess.run(fetch, cwd=work, stdout=sys.stderr).returncode:
+                    raise Problem(f"'{' '.join(fetch)}' failed (see above)")
+            file, fresh = next(pathlib.Path(work).glob("*.deb")), pathlib.Path(work) / "files"
+            if subprocess.run(["dpkg-deb", "-x", file, fresh]).returncode:
+                raise Problem(f"unpacking {file.name} failed (see above)")
+            fresh.rename(place)  # whole or not at all
+    return place
+
+
+def _go_version():
+    if not shutil.which("go"):
+        return (0, 0)
+    found = re.search(r"go(\d+)\.(\d+)", subprocess.run(["go", "version"], capture_output=True, text=True).stdout)
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+
+
+def nats(old=False):
+    """The NATS server: CLB_NATS_SERVER, or the pinned version built with Go, or where Go is missing or too old Debian's.
+    `old`: Debian's in any case, for what older servers lack."""
+    named = os.environ.get("CLB_NATS_SERVER")
+    if named and not old:
+        return pathlib.Path(named)
+    if old or _go_version() < NATS_NEEDS_GO:
+        return debian("nats-server") / "usr" / "sbin" / "nats-server"
+    place = paths.cache() / f"nats-server-{NATS_VERSION}"
+    if place.exists():
+        return place
+    with paths.locked("nats"):
+        if place.exists():
+            return place
+        say(f"building nats-server {NATS_VERSION} into {place}")
+        with tempfile.TemporaryDirectory(dir=paths.cache(), prefix="nats-new-") as work:
+            step = ["go", "install", f"github.com/nats-io/nats-server/v2@v{NATS_VERSION}"]
+            done = subprocess.run(step, env=dict(os.environ, GOBIN=work), stdout=sys.stderr)
+            if done.returncode:
+                raise Problem(f"'{' '.join(step)}' ended with {done.returncode} (see above)")
+            (pathlib.Path(work) / "nats-server").rename(place)
+    return place
+
+
+def rabbitmq():
+    """RabbitMQ's folder, which holds sbin: CLB_RABBITMQ, or from Debian's package. Its Erlang is installed."""
+    named = os.environ.get("CLB_RABBITMQ")
+    if named:
+        if not (pathlib.Path(named) / "sbin" / "rabbitmq-server").exists():
+            raise Problem(f"CLB_RABBITMQ={named} holds no sbin/rabbitmq-server")
+        return pathlib.Path(named)
+    wanted = [f"erlang-{part}" for part in ERLANG]
+    there = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *wanted], capture_output=True, text=True)
+    apt(set(wanted) - {line.split()[0] for line in there.stdout.splitlines() if line.endswith(" installed")})
+    found = list((debian("rabbitmq-server") / "usr" / "lib" / "rabbitmq" / "lib").glob("rabbitmq_server-*"))
+    if not found:
+        raise Problem(f"Debian's rabbitmq-server holds no rabbitmq_server-*: remove {paths.cache() / 'debian-rabbitmq-server'}")
+    return found[0]
+
+
+def both_nats():
+    """Both NATS servers."""
+    return f"{nats()}, {nats(old=True)}"
+
+
 def python():
     """The interpreter with the pinned clients that the judge uses: CLB_PYTHON, or a virtual environment."""
     named = os.environ.get("CLB_PYTHON")
@@ -149,7 +237,8 @@ def python():
             apt({"python3-venv"})
         say(f"making a Python {version} environment with {', '.join(PYTHON_PACKAGES)} in {home}")
         for step in ([sys.executable, "-m", "venv", "--clear", str(home)],
-                     [str(interpreter), "-m", "pip", "install", "-q", "--only-binary", ":all:", *PYTHON_PACKAGES]):
+                     [str(interpreter), "-m", "pip", "install", "-q", "--only-binary", ":all:",
+                      "--no-binary", PURE_PYTHON, *PYTHON_PACKAGES]):
             done = subprocess.run(step, stdout=sys.stderr)
             if done.returncode:
                 raise Problem(f"'{' '.join(step)}' ended with {done.returncode}")
@@ -157,7 +246,7 @@ def python():
     return interpreter
 
 
-WHAT = {"build": build, "kafka": kafka, "tools": tools, "python": python}
+WHAT = {"build": build, "kafka": kafka, "nats": both_nats, "amqp": rabbitmq, "tools": tools, "python": python}
 
 
 def install(names):

@@ -1,25 +1,16 @@
-"""One KRaft broker in one folder: data, configuration, log, and state.json with its ports and its process. Several
-that form a cluster are put together in cluster.py; each of them is a broker like any other here.
-
-The folder is the broker's whole life: `restart` finds the same ports and data there, and every signal goes to the
-process that state.json names, never to one found by its name.
+"""One KRaft broker (Apache Kafka) in one folder. Several that form a cluster are put together in cluster.py; each of
+them is a broker like any other here.
 """
 
 import base64
-import json
 import os
-import pathlib
-import shlex
-import shutil
-import signal
 import subprocess
-import time
 import uuid
 
-from . import certificates, install, paths, ports, processes, wire
+from . import certificates, install, paths, wire
 from .paths import Problem
+from .server import USER, USER_PASSWORD, Server, setting
 
-USER, USER_PASSWORD = "clbridge", "clbridge-secret"
 DEFAULTS = {
     "offsets.topic.replication.factor": "1",
     "offsets.topic.num.partitions": "8",
@@ -59,26 +50,15 @@ def java(main, arguments, heap="256m", options=()):
             main, *arguments]
 
 
-class Broker:
+def listeners(secure=False):
+    """The names of the ports that a broker needs."""
+    return ["plain", "controller", *(("sasl_ssl", "ssl") if secure else ())]
+
+
+class Broker(Server):
     """The broker of one folder."""
 
-    def __init__(self, folder):
-        self.folder = pathlib.Path(folder).absolute()
-        self.state_file = self.folder / "state.json"
-        self._child = None
-
-    def state(self):
-        try:
-            return json.loads(self.state_file.read_text())
-        except FileNotFoundError:
-            raise Problem(f"no broker in {self.folder}: 'tests/up kafka start {self.folder}' makes one") from None
-
-    def _write(self, state):
-        fresh = self.state_file.with_suffix(".new")
-        fresh.write_text(json.dumps(state, indent=1))
-        fresh.rename(self.state_file)
-        (self.folder / "env").write_text("".join(
-            f"export {name}={shlex.quote(value)}\n" for name, value in self.environment(state).items()))
+    KIND, TITLE = "kafka", "Kafka"
 
     def environment(self, state=None):
         """What a test needs to know, as environment variables."""
@@ -103,24 +83,11 @@ class Broker:
 
     def start(self, secure=False, settings=(), heap="768m"):
         """Makes a broker in an empty or new folder and waits until it serves."""
-        try:
-            port = self.reserve(secure)
+        def made():
+            port = self.reserve(listeners(secure))
             self.make({"ports": port, "secure": secure, "heap": heap}, 1, f"1@127.0.0.1:{port['controller']}",
                       new_cluster_id(), settings)
-            self.launch()
-            self.wait()
-        except BaseException:
-            self.give_up()
-            raise
-
-    def reserve(self, secure=False, more=()):
-        """Takes the folder and ports of its own; returns them by name."""
-        if self.state_file.exists():
-            raise Problem(f"{self.folder} already holds a broker: 'restart' it, or 'down' and remove the folder")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        names = ["plain", "controller", *(("sasl_ssl", "ssl") if secure else ()), *more]
-        self.state_file.write_text("{}")  # the ports are ours as long as it exists
-        return dict(zip(names, ports.reserve(len(names), self.state_file)))
+        self.begin(made)
 
     def make(self, state, node, voters, cluster_id, settings=()):
         """Writes configuration and data folder of node number `node` of a cluster; nothing is started."""
@@ -129,33 +96,26 @@ class Broker:
             certificates.make(self.folder / "tls")
         self._configure(state["ports"], node, voters, state["secure"], settings)
         self._format(state["secure"], cluster_id)
-        self._write(state)
-
-    def give_up(self):
-        """Half a broker would keep its ports and its process."""
-        state = json.loads(self.state_file.read_text()) if self.state_file.exists() else {}
-        if state.get("process"):
-            processes.kill(state["process"])
-        self._forget()
+        self.write({"kind": self.KIND, **state})
 
     def _configure(self, port, node, voters, secure, settings):
-        listeners = {"PLAINTEXT": ("plain", "PLAINTEXT"), "CONTROLLER": ("controller", "PLAINTEXT")}
+        known = {"PLAINTEXT": ("plain", "PLAINTEXT"), "CONTROLLER": ("controller", "PLAINTEXT")}
         if secure:
-            listeners |= {"SASLTLS": ("sasl_ssl", "SASL_SSL"), "TLS": ("ssl", "SSL")}
+            known |= {"SASLTLS": ("sasl_ssl", "SASL_SSL"), "TLS": ("ssl", "SSL")}
         if "via" in port:
-            listeners["VIA"] = ("via", "PLAINTEXT")
+            known["VIA"] = ("via", "PLAINTEXT")
         # Who comes by VIA is told to come through the port where a test listens in between.
         advertised = {name: port["between"] if key == "via" else port[key]
-                      for name, (key, _) in listeners.items() if key != "controller"}
+                      for name, (key, _) in known.items() if key != "controller"}
         lines = {
             "process.roles": "broker,controller",
             "node.id": str(node),
             "controller.quorum.voters": voters,
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
-            "listeners": ",".join(f"{name}://127.0.0.1:{port[key]}" for name, (key, _) in listeners.items()),
+            "listeners": ",".join(f"{name}://127.0.0.1:{port[key]}" for name, (key, _) in known.items()),
             "advertised.listeners": ",".join(f"{name}://127.0.0.1:{at}" for name, at in advertised.items()),
-            "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, (_, kind) in listeners.items()),
+            "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, (_, kind) in known.items()),
             "log.dirs": str(self.folder / "data"),
             **DEFAULTS,
         }
@@ -172,11 +132,7 @@ class Broker:
                     f'{plain} required user_{USER}="{USER_PASSWORD}";',
                 "listener.name.sasltls.scram-sha-512.sasl.jaas.config": f"{scram} required;",
             }
-        for setting in settings:
-            name, equals, value = setting.partition("=")
-            if not equals:
-                raise Problem(f"--set wants NAME=VALUE, not '{setting}'")
-            lines[name.strip()] = value.strip()
+        lines |= dict(map(setting, settings))
         (self.folder / "server.properties").write_text("".join(f"{k}={v}\n" for k, v in lines.items()))
         (self.folder / "log4j2.properties").write_text(LOG4J)
 
@@ -188,81 +144,15 @@ class Broker:
         if done.returncode:
             raise Problem(f"formatting {self.folder} failed: {done.stdout.strip()} {done.stderr.strip()}")
 
-    def launch(self):
-        """Starts the process; nobody is waited for."""
-        state = self.state()
+    def launched_by(self, state):
         options = [f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"]
         command = java("kafka.Kafka", [str(self.folder / "server.properties")], state["heap"], options)
         # A broker under load needs the full compiler, unlike the short-lived tools.
         command.remove("-XX:TieredStopAtLevel=1")
-        self._child, state["process"] = processes.spawn(command, self.folder / "kafka.log", self.folder)
-        self._write(state)
+        return command, None
 
-    def wait(self, seconds=120):
-        """Waits until the broker answers; fails at once when its process ends."""
-        state = self.state()
-        end = time.monotonic() + seconds
-        while not wire.serves("127.0.0.1", state["ports"]["plain"]):
-            if self._child is not None:
-                self._child.poll()
-            if not processes.alive(state["process"]):
-                raise Problem(f"Kafka in {self.folder} ended while starting:\n{self._tail()}")
-            if time.monotonic() > end:
-                raise Problem(f"Kafka in {self.folder} does not answer after {seconds} s:\n{self._tail()}")
-            time.sleep(0.05)
-
-    def _tail(self):
-        log = self.folder / "kafka.log"
-        return "\n".join(log.read_text(errors="replace").splitlines()[-25:]) if log.exists() else "(no log)"
-
-    def restart(self):
-        """Starts the broker again on the same data and ports; a running one is stopped cleanly first."""
-        self.end()
-        self.launch()
-        try:
-            self.wait()
-        except BaseException:
-            processes.kill(self.state()["process"])  # half a broker would keep the ports
-            raise
-
-    def end(self):
-        """Stops a running one cleanly."""
-        who = self.state().get("process")
-        if processes.alive(who):
-            processes.end(who, 60)
-
-    def kill9(self):
-        """kill -9; returns when the process is gone."""
-        who = self.state()["process"]
-        if not processes.alive(who):
-            raise Problem(f"the broker in {self.folder} (process {who['pid']}) is not running")
-        processes.kill(who)
-
-    def kill_if_running(self):
-        """kill -9 of whatever is left."""
-        who = self.state().get("process")
-        if processes.alive(who):
-            processes.kill(who)
-
-    def freeze(self, number):
-        """SIGSTOP or SIGCONT."""
-        who = self.state()["process"]
-        if not processes.send(who, number):
-            raise Problem(f"the broker in {self.folder} (process {who['pid']}) is not running")
-
-    def down(self, remove=False):
-        """Ends the broker and gives its ports back; with `remove` the folder goes too."""
-        if self.state_file.exists():
-            state = json.loads(self.state_file.read_text() or "{}")
-            if state.get("process"):
-                processes.end(state["process"], 30)
-        self._forget()
-        if remove:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _forget(self):
-        ports.release(self.state_file)
-        self.state_file.unlink(missing_ok=True)
+    def serves(self, state):
+        return wire.serves("127.0.0.1", state["ports"]["plain"])
 
 
 def new_cluster_id():
@@ -273,8 +163,6 @@ def new_cluster_id():
         if not made.startswith("-"):
             return made
 
-
-STOP, CONT = signal.SIGSTOP, signal.SIGCONT
 
 TOOLS = {
     "kafka-topics": "org.apache.kafka.tools.TopicCommand",

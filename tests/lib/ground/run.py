@@ -1,5 +1,6 @@
-"""`tests/up run -- CMD`: a broker for as long as a command runs, taken down whatever happens."""
+"""`tests/up run -- CMD`: servers for as long as a command runs, taken down whatever happens."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -8,9 +9,11 @@ import signal
 import subprocess
 import tempfile
 
-from . import cluster, install, kafka, paths, processes
+from . import amqp, cluster, install, kafka, nats, paths, processes
+from .server import noted
 
 ENDED_BY = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+SERVERS = {"kafka": kafka.Broker, "nats": nats.Server, "amqp": amqp.Server}
 
 
 class _Told(Exception):
@@ -30,11 +33,13 @@ def _sweep(runs):
 
 
 def _down_all(folder):
-    """Every broker in the folder, those that the command itself started below it too."""
+    """Every server in the folder, those that the command itself started below it too."""
     for note in list(folder.rglob("cluster.json")):
-        cluster.Cluster(note.parent).down()
-    for state in folder.rglob("state.json"):
-        kafka.Broker(state.parent).down()
+        cluster.KINDS[noted(note)["kind"]](note.parent).down()
+    for note in list(folder.rglob("state.json")):
+        kind = noted(note).get("kind")
+        if kind in SERVERS:
+            SERVERS[kind](note.parent).down()
 
 
 def _new_run():
@@ -47,11 +52,26 @@ def _new_run():
     return folder
 
 
-def run(command, secure=False, settings=(), heap="768m", own=False):
-    """Runs `command` with KAFKA_* set and returns its exit status.
+def _start(folder, kinds, how):
+    """Starts one server of each kind, all at the same time; returns what they say of themselves."""
+    known = {}
+    with concurrent.futures.ThreadPoolExecutor() as several:
+        started = {kind: SERVERS[kind](folder / kind) for kind in kinds}
+        waits = [several.submit(server.start, **how.get(kind, {})) for kind, server in started.items()]
+        for wait in waits:
+            wait.result()
+    for server in started.values():
+        known |= server.environment()
+        install.say(f"{server.TITLE} in {server.folder}, process {server.state()['process']['pid']}")
+    return known
 
-    A broker named by CLB_KAFKA=HOST:PORT is used as it is (KAFKA_DIR is then unset: nothing may kill it). With `own`
-    the command starts its brokers itself, below CLB_RUN_DIR.
+
+def run(command, kinds=tuple(SERVERS), how=None):
+    """Runs `command` with the variables of one server of each of `kinds` set, and returns its exit status. `how`: what
+    `start` of a kind is told.
+
+    A Kafka named by CLB_KAFKA=HOST:PORT is used as it is (KAFKA_DIR is then unset: nothing may kill it). Without kinds
+    the command starts its servers itself, below CLB_RUN_DIR.
     """
     folder = _new_run()
     environment = dict(os.environ, CLB_RUN_DIR=str(folder), CLB_UP=str(paths.SOURCE / "tests" / "up"),
@@ -66,14 +86,11 @@ def run(command, secure=False, settings=(), heap="768m", own=False):
     child = None
     try:
         named = os.environ.get("CLB_KAFKA")
-        if named:
+        if named and "kafka" in kinds:
             install.say(f"using the broker at CLB_KAFKA={named}")
             environment["KAFKA_BOOTSTRAP"] = named
-        elif not own:
-            broker = kafka.Broker(folder / "kafka")
-            broker.start(secure, settings, heap)
-            environment |= broker.environment()
-            install.say(f"Kafka at {environment['KAFKA_BOOTSTRAP']}, process {environment['KAFKA_PID']}")
+            kinds = [kind for kind in kinds if kind != "kafka"]
+        environment |= _start(folder, kinds, how or {})
         child = subprocess.Popen(command, env=environment)
         status = child.wait()
         failed = status != 0
@@ -100,9 +117,9 @@ def run(command, secure=False, settings=(), heap="768m", own=False):
 
 
 def _keep_logs(folder):
-    logs = [log for log in folder.rglob("kafka.log")]
+    logs = [log for kind in SERVERS for log in folder.rglob(f"{kind}.log")]
     if logs:
-        kept = pathlib.Path(tempfile.mkdtemp(prefix="clbridge-kafka-log-"))
+        kept = pathlib.Path(tempfile.mkdtemp(prefix="clbridge-server-logs-"))
         for number, log in enumerate(logs):
-            shutil.copy(log, kept / f"kafka-{number}.log")
-        install.say(f"the command failed; the brokers' logs are in {kept}")
+            shutil.copy(log, kept / f"{log.stem}-{number}.log")
+        install.say(f"the command failed; the servers' logs are in {kept}")

@@ -18,6 +18,12 @@ impl Clearable {
         self.0
     }
 
+    /// No further than `index`: what may be cleared, may be cleared in part.
+    #[must_use]
+    pub fn at_most(self, index: NonZeroU64) -> Self {
+        Self(self.0.min(index))
+    }
+
     /// For tests of sources, which have to clear something.
     #[cfg(test)]
     #[must_use]

@@ -2,13 +2,20 @@
 
 use clbridge_schemas::avro::{self, SchemaVersion};
 use clbridge_schemas::lustre::{Fid, RecordType, Time};
-use clbridge_sinks::Position;
 use clbridge_sinks::topic::Head;
+use clbridge_sinks::{Position, Positions};
 
 use super::*;
 
-const CONFIRMING: Capabilities = Capabilities { atomic_state: false, read_back: false, exactly_once: false };
-const ORDERED: Capabilities = Capabilities { atomic_state: false, read_back: true, exactly_once: true };
+const CONFIRMING: Capabilities =
+    Capabilities { read_back: false, exactly_once: false, positions: Positions::Identity, ..ORDERED };
+const ORDERED: Capabilities = Capabilities {
+    atomic_state: false,
+    read_back: true,
+    exactly_once: true,
+    partitioned: true,
+    positions: Positions::Sequence,
+};
 
 /// A record of this index; another `content` is another record.
 fn head(incarnation: u32, index: u64, content: i64) -> Head {

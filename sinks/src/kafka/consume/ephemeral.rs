@@ -11,9 +11,9 @@ use super::super::config::KafkaConfig;
 use super::super::context::Quiet;
 use super::super::native::positions;
 use super::super::{blocking, client_error, sort, sort_kafka};
-use super::{Subscription, consumed, passing};
+use super::{consumed, passing, takes};
 use crate::error::SinkError;
-use crate::traits::{Batch, Consumer};
+use crate::traits::{Batch, Consumer, Subscription};
 
 /// A reader that belongs to no group.
 pub(in crate::kafka) struct Ephemeral {
@@ -64,7 +64,7 @@ impl EphemeralInner {
             Err(_) => return Ok(()),
         };
         let mut places = Vec::new();
-        for topic in metadata.topics().iter().filter(|t| self.what.takes(&self.config, t.name())) {
+        for topic in metadata.topics().iter().filter(|t| takes(&self.what, &self.config, t.name())) {
             let known = self.assigned.entry(topic.name().to_owned()).or_default();
             for p in *known..topic.partitions().len() {
                 let from = if first {

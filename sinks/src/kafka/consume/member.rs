@@ -14,9 +14,9 @@ use super::super::config::KafkaConfig;
 use super::super::context::trace_event;
 use super::super::native::{Place, positions};
 use super::super::{blocking, client_error, sort, sort_kafka};
-use super::{Subscription, consumed, passing};
+use super::{consumed, passing};
 use crate::error::SinkError;
-use crate::traits::{Batch, Consumer};
+use crate::traits::{Batch, Consumer, Subscription};
 
 /// How soon a new topic is noticed, milliseconds.
 const METADATA_MS: &str = "2000";
@@ -83,7 +83,7 @@ impl Member {
         }
         let context = Context { handed: Arc::clone(&handed) };
         let consumer: BaseConsumer<Context> = c.create_with_context(context).map_err(|e| client_error(config, &e))?;
-        let pattern = what.pattern(config, Some(group));
+        let pattern = super::pattern(what, config, Some(group));
         consumer
             .subscribe(&[&pattern])
             .map_err(|e| sort_kafka(format!("group {group}: subscribing to {pattern}"), e))?;

@@ -16,40 +16,29 @@ use super::sort_kafka;
 use crate::error::SinkError;
 use crate::registry::MdtSelection;
 use crate::topic::Position;
-use crate::traits::Consumed;
+use crate::traits::{Consumed, Subscription};
 pub(super) use ephemeral::Ephemeral;
 pub(super) use member::Member;
 
-/// What a consumer takes. MDTs that appear later are taken too, within some seconds.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Subscription {
-    /// The MDTs.
-    pub mdts: MdtSelection,
-    /// The feed; `None` is the default feed.
-    pub feed: Option<String>,
+/// The topics as a pattern of librdkafka; with `group` those of its repairs too.
+fn pattern(what: &Subscription, config: &KafkaConfig, group: Option<&str>) -> String {
+    let mdts = match &what.mdts {
+        MdtSelection::All => "[A-Za-z0-9_-]+-MDT[0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f]".to_owned(),
+        MdtSelection::List(l) => {
+            format!("({})", l.iter().map(MdtName::as_str).map(escape).collect::<Vec<_>>().join("|"))
+        }
+    };
+    let feed = what.feed.as_deref().map(|f| format!("\\.{}", escape(f))).unwrap_or_default();
+    let repair = group.map(|g| format!("(\\.repair\\.{})?", escape(g))).unwrap_or_default();
+    format!("^{}\\.{mdts}{feed}{repair}$", escape(&config.topic_prefix))
 }
 
-impl Subscription {
-    /// The topics as a pattern of librdkafka; with `group` those of its repairs too.
-    fn pattern(&self, config: &KafkaConfig, group: Option<&str>) -> String {
-        let mdts = match &self.mdts {
-            MdtSelection::All => "[A-Za-z0-9_-]+-MDT[0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f]".to_owned(),
-            MdtSelection::List(l) => {
-                format!("({})", l.iter().map(MdtName::as_str).map(escape).collect::<Vec<_>>().join("|"))
-            }
-        };
-        let feed = self.feed.as_deref().map(|f| format!("\\.{}", escape(f))).unwrap_or_default();
-        let repair = group.map(|g| format!("(\\.repair\\.{})?", escape(g))).unwrap_or_default();
-        format!("^{}\\.{mdts}{feed}{repair}$", escape(&config.topic_prefix))
-    }
-
-    /// Whether a topic is among them.
-    fn takes(&self, config: &KafkaConfig, topic: &str) -> bool {
-        let rest = topic.strip_prefix(&config.topic_prefix).and_then(|r| r.strip_prefix('.'));
-        let Some(rest) = rest else { return false };
-        let (mdt, feed) = rest.split_once('.').map_or((rest, None), |(m, f)| (m, Some(f)));
-        feed == self.feed.as_deref() && mdt.parse::<MdtName>().is_ok_and(|m| self.mdts.takes(&m))
-    }
+/// Whether a topic is among them.
+fn takes(what: &Subscription, config: &KafkaConfig, topic: &str) -> bool {
+    let rest = topic.strip_prefix(&config.topic_prefix).and_then(|r| r.strip_prefix('.'));
+    let Some(rest) = rest else { return false };
+    let (mdt, feed) = rest.split_once('.').map_or((rest, None), |(m, f)| (m, Some(f)));
+    feed == what.feed.as_deref() && mdt.parse::<MdtName>().is_ok_and(|m| what.mdts.takes(&m))
 }
 
 fn escape(text: &str) -> String {
@@ -98,16 +87,16 @@ mod tests {
     fn a_subscription_takes_its_mdts_and_its_feed_only() {
         let config = KafkaConfig::default();
         let all = Subscription::default();
-        assert!(all.takes(&config, "lustre.my-fs-MDT0003"));
+        assert!(takes(&all, &config, "lustre.my-fs-MDT0003"));
         for other in ["lustre.my-fs-MDT0003.slow", "lustre.my-fs-MDT0003.repair.g", "lustre.x", "other.my-fs-MDT0003"] {
-            assert!(!all.takes(&config, other), "{other}");
+            assert!(!takes(&all, &config, other), "{other}");
         }
         let one = Subscription {
             mdts: MdtSelection::List(vec!["a-MDT0000".parse().unwrap()]),
             feed: Some("slow".to_owned()),
         };
-        assert!(one.takes(&config, "lustre.a-MDT0000.slow"));
-        assert!(!one.takes(&config, "lustre.a-MDT0001.slow"));
-        assert_eq!(one.pattern(&config, Some("g.1")), "^lustre\\.(a-MDT0000)\\.slow(\\.repair\\.g\\.1)?$");
+        assert!(takes(&one, &config, "lustre.a-MDT0000.slow"));
+        assert!(!takes(&one, &config, "lustre.a-MDT0001.slow"));
+        assert_eq!(pattern(&one, &config, Some("g.1")), "^lustre\\.(a-MDT0000)\\.slow(\\.repair\\.g\\.1)?$");
     }
 }
