@@ -22,9 +22,9 @@ pub fn the_broker_killed_and_restarted(sink: Sink) {
     run.cleared_beyond(4000);
 
     // when it is killed -9 and comes back
-    let before = run.durable();
     run.broker.kill9();
     std::thread::sleep(Duration::from_secs(1));
+    let before = run.durable();
     run.broker.restart();
     let began = Instant::now();
 
