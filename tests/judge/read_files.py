@@ -12,35 +12,38 @@ import re
 import struct
 
 import fastavro
+import xxhash
 
 import read_kafka
 from avro import reader_of
 from topics import retraction_header, take_record
 
 PART = re.compile(r"(?P<first>\d{20})\.\d+-\d+\.avro(?P<open>\.inprogress)?")
-MAGIC, SECTOR = b"clbslot1", 512
-HEAD = struct.Struct("<8sQQQ")  # magic, number, length, checksum
+MAGIC, SECTOR, LOOKS = b"clbslot1", 512, 100
+HEAD = struct.Struct("<8sQQQ")  # magic, number, length, XXH64 with the number as its seed
 
 
-def slot(path):
-    """The newest durable record of a file of two slots, as bytes."""
-    data = pathlib.Path(path).read_bytes()
-    durable, stride = struct.unpack_from("<Q", data)[0], (len(data) - SECTOR) // 2
-    found = []
-    for at in (SECTOR, SECTOR + stride):
-        magic, number, length, _ = HEAD.unpack_from(data, at)
-        if magic == MAGIC and number <= durable:
-            found.append((number, data[at + HEAD.size:at + HEAD.size + length]))
-    if not found:
-        raise ValueError(f"{path} has no durable record")
-    return max(found)[1]
+def newest(path):
+    """(number, bytes) of the newest durable record in a file of two slots, which may be written meanwhile."""
+    for _ in range(LOOKS):
+        data = pathlib.Path(path).read_bytes()
+        durable, stride = struct.unpack_from("<Q", data)[0], (len(data) - SECTOR) // 2
+        found = []
+        for at in (SECTOR, SECTOR + stride):
+            magic, number, length, checksum = HEAD.unpack_from(data, at)
+            body = data[at + HEAD.size:at + HEAD.size + length]
+            if magic == MAGIC and number <= durable and xxhash.xxh64_intdigest(body, seed=number) == checksum:
+                found.append((number, body))
+        if found:
+            return max(found)
+    raise ValueError(f"{path} has no durable record")
 
 
 def ends(folder, prefix, mdt):
     """Where the topics of an MDT end, by name: the part that is written, and its durable length in bytes."""
     for own in pathlib.Path(folder).glob("*.state"):
         if (own / mdt).exists() and not own.name.startswith(f"{prefix}."):
-            topics = json.loads(slot(own / mdt).partition(b"\n")[0])["topics"]
+            topics = json.loads(newest(own / mdt)[1].partition(b"\n")[0])["topics"]
             return {name: (end["file"], end["length"]) for name, end in topics.items()}
     return {}
 
@@ -92,5 +95,8 @@ def read_all(at, decoder, prefix="lustre", by_object=True, pinned=None):
 
 
 def committed_now(at, group, topics, at_ns):
-    """Nothing: what a group has committed is what its members said."""
-    del at, group, topics, at_ns
+    """Adds where the group stands now: a position whose announcement we lack still covers."""
+    for path in pathlib.Path(at).glob(f"*.groups/{group.name}/*.position"):
+        topic = path.name.removesuffix(".position")
+        if topic in topics:
+            group.commits[topic, 0].add(at_ns, json.loads(newest(path)[1])["position"])

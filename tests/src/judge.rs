@@ -44,6 +44,8 @@ pub struct Case {
     pub before: Option<PathBuf>,
     /// The least number of retractions that an MDT's topic must show, where anything was taken back.
     pub retractions: u32,
+    /// Records that one start may publish again, behind a retraction; `None`: any number.
+    pub most_repeated: Option<u64>,
     /// Partitions that keys are spread over, where somebody has added more; 0: all.
     pub pinned: u32,
 }
@@ -73,6 +75,9 @@ impl Case {
         command.args(["--retractions", &self.retractions.to_string()]);
         if self.pinned > 0 {
             command.args(["--pinned", &self.pinned.to_string()]);
+        }
+        if let Some(most) = self.most_repeated {
+            command.args(["--most-repeated", &most.to_string()]);
         }
         for feed in &self.feeds {
             command.args(["--feed", feed]);

@@ -252,6 +252,7 @@ impl Run {
             released: self.options.released.iter().map(|(name, _)| self.group(name)).collect(),
             before: self.before.clone(),
             retractions: self.retractions,
+            most_repeated: self.sink().most_repeated().filter(|_| self.retractions == 0),
             pinned: self.pinned,
             fault: fault.to_owned(),
             runs,

@@ -95,6 +95,12 @@ delivery = "{delivery}"
         }
     }
 
+    /// Records that a start may publish again, behind a retraction, where no MDT crashed; `None`: what was published
+    /// since State was last written, which nobody can read back.
+    pub fn most_repeated(self) -> Option<u64> {
+        (self != Self::Amqp).then_some(0)
+    }
+
     /// Records on their way that count as much: most of what the sink ever has there.
     pub fn much(self) -> u64 {
         match self {
