@@ -25,6 +25,9 @@ class Docker:
 
     def __init__(self, environment):
         self.environment = environment
+        # Compose v2 builds with BuildKit, a plugin that Debian's engine comes without.
+        if command(["docker", "buildx", "version"], check=False, env=environment).returncode:
+            environment["DOCKER_BUILDKIT"] = "0"
         self.compose = self._newest_compose()
 
     def run(self, *words, check=True, **more):
