@@ -12,6 +12,9 @@
 pub mod error;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "nats")]
+pub mod nats;
+pub mod record;
 pub mod registry;
 pub mod retraction;
 pub mod state;
