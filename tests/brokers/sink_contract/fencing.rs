@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use clbridge_sinks::{Refused, SinkError, TopicIx};
+use clbridge_sinks::{Refused, SinkError};
 
 use crate::ground::{Ground, HANG, Mdt, Seen, id, indexes, message, payload, read_all, retry, wait_for};
 
@@ -45,7 +45,7 @@ pub async fn the_second_recover_fences_the_first_for_good(g: &dyn Ground) {
     assert_eq!(seen.state, None);
     // and so does every later call
     let fenced = |r: Result<(), Refused>| assert!(matches!(r, Err(Refused::Dead(SinkError::Fenced { .. }))), "{r:?}");
-    fenced(first.publisher.publish(&message(TopicIx(0), id(2001), &payload(&second.name, id(2001)))));
+    fenced(first.publisher.publish(&message(&first.topics[0], id(2001), &payload(&second.name, id(2001)))));
     fenced(first.publisher.seal(Some(id(2001)), None));
     fenced(first.publisher.store(&first.state));
     let polled = first.publisher.poll(Duration::ZERO, &mut |d| seen.note(d));

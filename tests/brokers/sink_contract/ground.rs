@@ -52,16 +52,21 @@ pub trait Ground: Send + Sync {
     fn memory(&self) -> usize;
     /// Deletes a topic behind our back and, if asked, makes it again as it was.
     async fn delete(&self, topic: &Topic, recreate: bool);
-    /// Adds a partition behind our back.
+    /// Adds a partition behind our back; asked of a partitioned broker only.
     async fn widen(&self, topic: &Topic);
-    /// Gives the topic a retention behind our back; returns the word by which the refusal must name it.
-    async fn set_retention(&self, topic: &Topic) -> &'static str;
-    /// Deletes the records below a position behind our back.
+    /// Gives the topic a retention behind our back; returns the word by which the refusal must name it, `None` if
+    /// there is no such setting that anybody could change.
+    async fn set_retention(&self, topic: &Topic) -> Option<&'static str>;
+    /// Deletes the records below a position behind our back, and no more beyond it than the broker has to.
     async fn evict(&self, topic: &Topic, partition: u32, below: u64);
     /// The schema that is stored under a fingerprint.
     async fn schema(&self, fingerprint: [u8; 8]) -> Option<String>;
     /// Where messages have the header of a retraction, and its value, as a client that is not ours shows it.
     async fn retraction_headers(&self, topic: &Topic) -> Vec<(Position, String)>;
+    /// Why nothing can be done to the broker itself here; `None` if it can be stalled and killed.
+    fn untouchable(&self) -> Option<String> {
+        None
+    }
     /// SIGSTOP.
     fn stall(&self);
     /// SIGCONT.
@@ -70,8 +75,8 @@ pub trait Ground: Send + Sync {
     fn kill_and_restart(&self);
 }
 
-/// Partitions of the topics of all sentences.
-pub const PARTITIONS: u32 = 3;
+/// Partitions that all sentences ask for. A broker without partitions makes one.
+pub const ASKED_PARTITIONS: u32 = 3;
 /// Nothing here takes nearly as long: it only turns a hang into a failure.
 pub const HANG: Duration = Duration::from_secs(180);
 
@@ -104,8 +109,13 @@ pub fn id(index: u64) -> RecordId {
 }
 
 /// The partition that all sentences give a record.
-pub fn partition(index: u64) -> u32 {
-    (index * 7 % u64::from(PARTITIONS)) as u32
+pub fn partition(topic: &Topic, index: u64) -> u32 {
+    (index * 7 % u64::from(topic.partitions)) as u32
+}
+
+/// Says why a sentence, or a part of it, has nothing to ask of this broker. Only a declared capability may be a reason.
+pub fn does_not_apply(why: &str) {
+    println!("does not apply: {why}");
 }
 
 /// One MDT on a broker: its topics and its publisher.
@@ -136,7 +146,12 @@ impl Seen {
 }
 
 pub fn spec(mdt: &MdtName, feed: Option<&str>) -> TopicSpec {
-    TopicSpec { mdt: mdt.clone(), feed: feed.map(str::to_owned), partitions: PARTITIONS, max_message_bytes: 100_000 }
+    TopicSpec {
+        mdt: mdt.clone(),
+        feed: feed.map(str::to_owned),
+        partitions: ASKED_PARTITIONS,
+        max_message_bytes: 100_000,
+    }
 }
 
 impl Mdt {
@@ -174,7 +189,7 @@ impl Mdt {
     pub fn publish(&mut self, indexes: RangeInclusive<u64>, seen: &mut Seen) {
         for index in indexes {
             let payload = payload(&self.name, id(index));
-            publish_one(&mut *self.publisher, TopicIx(0), id(index), &payload, seen);
+            publish_one(&mut *self.publisher, &self.topics[0], id(index), &payload, seen);
         }
     }
 
@@ -229,11 +244,11 @@ pub fn indexes(all: &[Vec<Stored>]) -> Vec<u64> {
     flat
 }
 
-pub fn message<'a>(topic: TopicIx, id: RecordId, payload: &'a [u8]) -> Message<'a> {
+pub fn message<'a>(topic: &Topic, id: RecordId, payload: &'a [u8]) -> Message<'a> {
     Message {
-        topic,
+        topic: topic.ix,
         id,
-        partition: partition(id.index.get()),
+        partition: partition(topic, id.index.get()),
         kind: RecordType(1),
         time_ns: 1_700_000_000_000_000_000,
         key: Some(b"[0x200000402:0x1:0x0]"),
@@ -242,7 +257,7 @@ pub fn message<'a>(topic: TopicIx, id: RecordId, payload: &'a [u8]) -> Message<'
     }
 }
 
-pub fn publish_one(p: &mut dyn Publisher, topic: TopicIx, id: RecordId, payload: &[u8], seen: &mut Seen) {
+pub fn publish_one(p: &mut dyn Publisher, topic: &Topic, id: RecordId, payload: &[u8], seen: &mut Seen) {
     let m = message(topic, id, payload);
     retry(p, seen, |p| p.publish(&m));
 }

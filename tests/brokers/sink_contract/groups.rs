@@ -1,10 +1,12 @@
 //! What groups have done, their first positions, and the registry.
 
-use clbridge_sinks::{GroupSpec, MdtSelection, Policy, StartAt};
+use clbridge_sinks::{GroupSpec, MdtSelection, Offsets, Policy, StartAt, Topic};
 
-use crate::ground::{Ground, Mdt, PARTITIONS, counts, new_group, new_mdt, take};
+use crate::ground::{Ground, Mdt, counts, new_group, new_mdt, take};
 
-const NOTHING: [Option<u64>; PARTITIONS as usize] = [None; PARTITIONS as usize];
+fn nothing(topic: &Topic) -> Offsets {
+    vec![None; topic.partitions as usize]
+}
 
 pub async fn a_group_that_committed_nothing_has_no_position(g: &dyn Ground) {
     let mut mdt = Mdt::new(g).await;
@@ -14,9 +16,10 @@ pub async fn a_group_that_committed_nothing_has_no_position(g: &dyn Ground) {
     let progress = g.observer().progress(std::slice::from_ref(&group), &mdt.topics).await.unwrap();
     // then it has no position, which is not position 0
     let topic = &progress.topics[&mdt.topic().name];
-    assert_eq!(topic.groups[&group], NOTHING);
+    assert_eq!(topic.groups[&group], nothing(mdt.topic()));
     assert_eq!(topic.id, mdt.topic().id);
-    assert_eq!((topic.low.as_slice(), topic.end.len()), ([0; PARTITIONS as usize].as_slice(), PARTITIONS as usize));
+    let partitions = mdt.topic().partitions as usize;
+    assert_eq!((topic.low.as_slice(), topic.end.len()), (vec![0; partitions].as_slice(), partitions));
 }
 
 pub async fn only_what_was_committed_is_progress(g: &dyn Ground) {
@@ -91,7 +94,7 @@ pub async fn a_running_group_is_registered_in_a_new_topic_before_its_first_recor
     let mut second = Mdt::named(g, later, &[None]).await;
     assert!(second.topic().created || !second.topic().id.is_empty());
     let written = g.observer().register(&group, second.topic(), StartAt::Newest).await.unwrap();
-    assert_eq!(written, vec![Some(0); PARTITIONS as usize]);
+    assert_eq!(written, vec![Some(0); second.topic().partitions as usize]);
     second.write(1..=90);
     // then the member gets every one of them
     let all = take(&mut *member, true, |all| counts(all).len() >= 90).await;
@@ -106,7 +109,7 @@ pub async fn a_running_group_is_not_moved_in_a_topic_that_holds_records(g: &dyn 
     second.write(1..=90);
     // when it is registered there, then nothing is written
     let written = g.observer().register(&group, second.topic(), StartAt::Newest).await.unwrap();
-    assert_eq!(written, NOTHING);
+    assert_eq!(written, nothing(second.topic()));
     drop(member);
 }
 

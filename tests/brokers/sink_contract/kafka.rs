@@ -113,10 +113,10 @@ impl Ground for Kafka {
         self.admin().create_partitions([&more], &options()).await.unwrap()[0].as_ref().unwrap();
     }
 
-    async fn set_retention(&self, topic: &Topic) -> &'static str {
+    async fn set_retention(&self, topic: &Topic) -> Option<&'static str> {
         let change = AlterConfig::new(ResourceSpecifier::Topic(&topic.name)).set("retention.ms", "3600000");
         self.admin().alter_configs([&change], &options()).await.unwrap()[0].as_ref().unwrap();
-        "retention.ms"
+        Some("retention.ms")
     }
 
     async fn evict(&self, topic: &Topic, partition: u32, below: u64) {

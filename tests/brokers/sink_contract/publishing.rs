@@ -8,8 +8,8 @@ use clbridge_schemas::lustre::{RecordType, Time};
 use clbridge_sinks::{Message, Position, Retraction, StartAt, TopicIx};
 
 use crate::ground::{
-    Ground, Mdt, PARTITIONS, Seen, id, id_in, index_of, indexes, new_group, new_mdt, partition, payload, publish_one,
-    read_all, retry, wait_for,
+    Ground, Mdt, Seen, id, id_in, index_of, indexes, new_group, new_mdt, partition, payload, publish_one, read_all,
+    retry, wait_for,
 };
 
 pub async fn what_is_published_and_sealed_is_durable_in_order(g: &dyn Ground) {
@@ -23,7 +23,7 @@ pub async fn what_is_published_and_sealed_is_durable_in_order(g: &dyn Ground) {
     let all = mdt.read_all().await;
     assert_eq!(indexes(&all), (1..=10_000).collect::<Vec<_>>());
     for (p, records) in all.iter().enumerate() {
-        assert!(records.iter().all(|s| partition(index_of(s)) as usize == p));
+        assert!(records.iter().all(|s| partition(mdt.topic(), index_of(s)) as usize == p));
     }
 }
 
@@ -37,8 +37,8 @@ pub async fn every_durable_place_holds_the_record_that_was_reported_there(g: &dy
     for (_, at, id) in &seen.places {
         by_partition.entry(at.partition).or_default().push((at.offset, id.index.get()));
     }
-    for p in 0..PARTITIONS {
-        let of_p: Vec<u64> = (11..=3000).filter(|i| partition(*i) == p).collect();
+    for p in 0..mdt.topic().partitions {
+        let of_p: Vec<u64> = (11..=3000).filter(|i| partition(mdt.topic(), *i) == p).collect();
         let places = &by_partition[&p];
         assert!(places.windows(2).all(|w| w[0] < w[1]), "{places:?}");
         assert_eq!(places.first().map(|x| x.1), of_p.first().copied());
@@ -64,7 +64,7 @@ pub async fn a_seal_without_messages_makes_dropped_records_count(g: &dyn Ground)
     wait_for(&mut *mdt.publisher, &mut seen, |s| s.frontier == Some(id(20)));
     // and publishing and State go on behind it
     let record = payload(&mdt.name, id(21));
-    publish_one(&mut *mdt.publisher, TopicIx(0), id(21), &record, &mut seen);
+    publish_one(&mut *mdt.publisher, &mdt.topics[0], id(21), &record, &mut seen);
     mdt.seal(30, &mut seen);
     let (recovered, _) = mdt.crash(g).await;
     assert_eq!(recovered.state.unwrap().frontier.unwrap().id, id(30));
@@ -158,7 +158,7 @@ pub async fn tails_and_reads_at_positions_are_right_across_holes(g: &dyn Ground)
     let all = mdt.read_all().await;
     let end = all.iter().flatten().map(|s| s.at.offset).max().unwrap() + 5;
     let mut asked = Vec::new();
-    for p in 0..PARTITIONS {
+    for p in 0..mdt.topic().partitions {
         asked.extend((0..end).step_by(97).map(|offset| Position { partition: p, offset }));
         let last = all[p as usize].last().unwrap().at.offset;
         asked.extend([last, last + 1, last + 2].map(|offset| Position { partition: p, offset }));
@@ -178,7 +178,7 @@ pub async fn reading_back_shows_every_record_above_the_asked_one(g: &dyn Ground)
     }
     for above in [0, 1, 4999, 9000, 9999, 10_000] {
         // when it is read back from above an index
-        let mut shown = vec![Vec::new(); PARTITIONS as usize];
+        let mut shown = vec![Vec::new(); mdt.topic().partitions as usize];
         mdt.sink.read_back(mdt.topic(), 1, above, &mut |s| shown[s.at.partition as usize].push(s)).await.unwrap();
         // then all above it are shown, in order and once
         let above_it: Vec<u64> = indexes(&shown).into_iter().filter(|i| *i > above).collect();
@@ -192,7 +192,7 @@ pub async fn a_feed_has_a_topic_of_its_own(g: &dyn Ground) {
     let mut seen = Seen::default();
     for index in 1..=300 {
         let record = payload(&mdt.name, id(index));
-        publish_one(&mut *mdt.publisher, TopicIx((index % 2) as u16), id(index), &record, &mut seen);
+        publish_one(&mut *mdt.publisher, &mdt.topics[(index % 2) as usize], id(index), &record, &mut seen);
     }
     mdt.seal(300, &mut seen);
     // then each holds its own records, and places name it
@@ -218,7 +218,7 @@ fn retract(mdt: &mut Mdt, version: SchemaVersion, seen: &mut Seen) {
     let mut payload = Vec::new();
     Encoder::new(&mdt.name, version, Framing::SingleObject).encode_retraction(&mark, &mut payload);
     let retracts = Some(Retraction { incarnation: 2, from: VOID.from, to: VOID.to });
-    for partition in 0..PARTITIONS {
+    for partition in 0..mdt.topics[0].partitions {
         let m = Message { topic, id, partition, kind, time_ns: 7, key: None, payload: &payload, retracts };
         retry(&mut *mdt.publisher, seen, |p| p.publish(&m));
     }
@@ -237,7 +237,7 @@ pub async fn a_retraction_says_what_is_void_in_every_schema_version(g: &dyn Grou
         retract(&mut mdt, version, &mut seen);
         for index in 15..=40 {
             let record = crate::ground::payload(&mdt.name, id_in(2, index));
-            publish_one(&mut *mdt.publisher, TopicIx(0), id_in(2, index), &record, &mut seen);
+            publish_one(&mut *mdt.publisher, &mdt.topics[0], id_in(2, index), &record, &mut seen);
         }
         mdt.seal(40, &mut seen);
         assert_eq!(mdt.publisher.in_flight(), (0, 0));
@@ -260,7 +260,7 @@ pub async fn a_retraction_says_what_is_void_in_every_schema_version(g: &dyn Grou
         let batch = {
             let mut member = g.member(&group, mdt.only());
             let mut taken = Vec::new();
-            while taken.len() < 46 + PARTITIONS as usize {
+            while taken.len() < 46 + mdt.topic().partitions as usize {
                 taken.extend(member.next(500, Duration::from_millis(500)).await.unwrap().records);
             }
             taken
