@@ -62,7 +62,7 @@ class Clients(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             log = pathlib.Path(folder) / "m.jsonl"
             member = pathlib.Path(__file__).resolve().parents[1] / "judge" / "member.py"
-            subprocess.run([sys.executable, member, "--bootstrap", BOOTSTRAP, "--group", group, "--topics", self.topic,
+            subprocess.run([sys.executable, member, "--at", BOOTSTRAP, "--group", group, "--topics", self.topic,
                             "--log", log, "--reset", "earliest", "--idle-s", "3", "--assignor", "cooperative-sticky"],
                            check=True)
             self.assertIn('"event":"committed"', log.read_text())

@@ -48,6 +48,7 @@ class Verdict:
     cleared: int = 0
     purged_unread: int = 0
     retractions: int = 0
+    repeated: Counter = field(default_factory=Counter)  # by (topic, incarnation): retracted there, and published again
 
     def add(self, kind, text):
         self.counts[kind] += 1
@@ -63,6 +64,8 @@ class Verdict:
             "retractions": self.retractions,
             "lost": count["lost"] + count["not acknowledged"],
             "duplicates": count["duplicate"],
+            "repeated": sum(self.repeated.values()),
+            "most_repeated": max(self.repeated.values(), default=0),
             "order_violations": count["order"] + count["misplaced"],
             "early_clears": count["early clear"] + count["cleared and taken back"],
             "retraction_violations": count["retraction missing"] + count["void but not retracted"]
@@ -215,17 +218,24 @@ class Published:
         for place in self.by_index.get(index, ()):
             if self.same(topic, place, row):
                 self.matched[place] = 1
-                found.append((topic.partition[place], topic.offset[place],
+                found.append((topic.partition[place], topic.position(place),
                               not self.retracted(topic.incarnation[place], index)))
         if not found:
             found = [(partition, offset, not self.retracted(incarnation, index))
                      for partition, offset, incarnation in self.deleted.get(index, ())]
         return found
 
+    def incarnations(self, row):
+        """In which incarnations this record stands, and in which it stood and is retracted."""
+        topic, index = self.topic, self.history.index[row]
+        each = {topic.incarnation[place] for place in self.by_index.get(index, ()) if self.same(topic, place, row)}
+        void = {incarnation for incarnation in each if self.retracted(incarnation, index)}
+        return each - void, void
+
     def repairs_of(self, row, group):
         """(topic, partition, offset) where it was republished for this group."""
         topic, by_index = self.repaired.get(group, (None, {}))
-        return [(topic.name, topic.partition[place], topic.offset[place])
+        return [(topic.name, topic.partition[place], topic.position(place))
                 for place in by_index.get(self.history.index[row], ()) if self.same(topic, place, row)]
 
 
@@ -263,6 +273,13 @@ def _check_feed(replay, feed, published, takers, done, verdict):
         places = published.places(row)
         # A retracted publication that was acknowledged says nothing of the record that happened.
         live = [(name, partition, offset) for partition, offset, alive in places if alive]
+        if len(places) > 1:
+            alive, void = published.incarnations(row)
+            if len(alive) > 1:
+                verdict.add("duplicate", f"{history.tell(row)} stands in {name} in the incarnations "
+                                         f"{sorted(alive)}, and neither is retracted")
+            if alive:
+                verdict.repeated.update((name, incarnation) for incarnation in void)
         repaired = {taker: published.repairs_of(row, taker.group.name) for taker in takers}
         asked_for = not replay.purged[row]
         if not live and not any(repaired.values()) and asked_for:

@@ -2,12 +2,13 @@
 
 Exit status 0: all invariants hold. 1: a violation, or a run that proves nothing. 2: it could not be judged.
 
-  tests/up python tests/judge/judge.py --bootstrap HOST:PORT --oracle FS-MDT0000=FILE [--oracle ...]
-      --members DIR [--group NAME[@FEED][=MDT,MDT]]... [--unfinished NAME]... [--feed NAME=TYPE,TYPE]...
-      --fault NAME [--sink kafka|kafka-idempotent] [--runs N] [--recovery-ms N] [--report FILE]
+  tests/up python tests/judge/judge.py --sink kafka|kafka-idempotent|nats|amqp|files --at ADDRESS_OR_FOLDER
+      --oracle FS-MDT0000=FILE [--oracle ...] --members DIR [--group NAME[@FEED][=MDT,MDT]]... [--unfinished NAME]...
+      [--feed NAME=TYPE,TYPE]... --fault NAME [--runs N] [--recovery-ms N] [--report FILE]
 """
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -17,17 +18,23 @@ import checks
 import members
 import oracle
 import report
-import topics
+from topics import TYPES
 
-TYPES = ("MARK CREAT MKDIR HLINK SLINK MKNOD UNLNK RMDIR RENME RNMTO OPEN CLOSE LYOUT TRUNC SATTR XATTR HSM MTIME "
-         "CTIME ATIME MIGRT FLRW RESYNC GXATR NOPEN").split()
+SINKS = ("kafka", "kafka-idempotent", "nats", "amqp", "files")
 WEAK_ORDER = ("duplicate", "order", "misplaced")
+
+
+def reader(sink):
+    """How this sink's topics are read: read_SINK.py, in whatever mode the sink was."""
+    return importlib.import_module(f"read_{sink.partition('-')[0]}")
 
 
 def arguments(words):
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bootstrap", required=True)
+    parser.add_argument("--sink", default="kafka", choices=SINKS,
+                        help="kafka-idempotent: duplicates and disorder are only printed")
+    parser.add_argument("--at", required=True, metavar="ADDRESS_OR_FOLDER", help="where the sink's broker is, or its files")
     parser.add_argument("--oracle", action="append", required=True, metavar="MDT=FILE")
     parser.add_argument("--members", action="append", default=[], metavar="DIR_OR_FILE")
     parser.add_argument("--group", action="append", default=[], metavar="NAME[@FEED][=MDT,...]",
@@ -39,19 +46,20 @@ def arguments(words):
     parser.add_argument("--before", action="append", default=[], metavar="DIR_OR_FILE",
                         help="members' logs from before the topics were deleted and made again")
     parser.add_argument("--retractions", type=int, default=0, help="as many must be seen, or the run proves nothing")
-    parser.add_argument("--pinned", type=int, default=0, metavar="N",
-                        help="partitions that keys are spread over, where somebody has added more")
+    parser.add_argument("--pinned", action="append", default=[], metavar="[FEED=]N",
+                        help="partitions that keys are spread over, where the broker does not tell or has more")
+    parser.add_argument("--most-repeated", type=int, default=None, metavar="N",
+                        help="records that one start may publish again behind a retraction; without it: any number")
     parser.add_argument("--feed", action="append", default=[], metavar="NAME=TYPE,...",
                         help="a feed and its types (the default feed's name is empty); without it: everything")
     parser.add_argument("--fault", required=True)
-    parser.add_argument("--sink", default="kafka", help="kafka-idempotent: duplicates and disorder are only printed")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--recovery-ms", type=int, default=0)
     parser.add_argument("--said", action="append", default=[], help="what status said of the fault, for the report")
     parser.add_argument("--ended-by", default="", help="what ended it, for the report")
     parser.add_argument("--drawn", default="", help="what was drawn of the fault's variants, for the report")
     parser.add_argument("--seed", type=int, default=0, help="of what was drawn, for the report")
-    parser.add_argument("--prefix", default="lustre.")
+    parser.add_argument("--prefix", default="lustre", help="what the names of topics begin with")
     parser.add_argument("--avsc", default=avro.AVSC)
     parser.add_argument("--any-key", action="store_true", help="the topic's key is not the object's FID")
     parser.add_argument("--without-groups", action="store_true", help='the bridge has without_groups = "durable"')
@@ -82,14 +90,20 @@ def takers(said, unfinished, released, groups):
     return found
 
 
+def pinned(said):
+    """Partitions by feed; the default feed's name is empty."""
+    return {feed: int(count) for feed, _, count in (text.rpartition("=") for text in said)}
+
+
 def judge(said):
     """The verdict on a run."""
     groups = members.read(said.members, said.before)
     persistent = takers(said.group, said.unfinished, said.released, groups)
-    read = topics.read_all(said.bootstrap, avro.Decoder(said.avsc), said.prefix, not said.any_key, pinned=said.pinned)
+    sink = reader(said.sink)
+    read = sink.read_all(said.at, avro.Decoder(said.avsc), said.prefix, not said.any_key, pinned(said.pinned))
     now = time.time_ns()
     for taker in persistent:
-        members.committed_now(said.bootstrap, taker.group, read, now)
+        sink.committed_now(said.at, taker.group, read, now)
     verdict = checks.Verdict()
     histories = dict(text.split("=", 1) for text in said.oracle)
     for mdt in sorted({topic.mdt for topic in read.values()} - set(histories)):
@@ -112,6 +126,9 @@ def failures(verdict, said):
         found.append("the MDTs emitted nothing: the run proves nothing")
     if verdict.retractions < said.retractions:
         found.append(f"{verdict.retractions} retractions were seen, not {said.retractions}: the run proves too little")
+    most = verdict.row()["most_repeated"]
+    if said.most_repeated is not None and most > said.most_repeated:
+        found.append(f"{most} records were published again by one start, and at most {said.most_repeated} may be")
     if not verdict.cleared and not said.nothing_cleared_ok:
         found.append("nothing was cleared: the run proves nothing")
     return found
@@ -131,6 +148,8 @@ def main(words):
             print(f"  {text}")
     if verdict.purged_unread:
         print(f"{verdict.purged_unread} records were given up by the server itself; they are not asked for")
+    if row["repeated"]:
+        print(f"{row['repeated']} records that had been retracted were published again, at most {row['most_repeated']} by one start")
     print(json.dumps(row))
     wrong = failures(verdict, said)
     word = f"FAILED: {'; '.join(wrong)}" if wrong else "passed"

@@ -1,4 +1,7 @@
-"""What the members of the groups said: each commit *before* they made it, and what they had read.
+"""What the members of the groups said: each acknowledgement *before* they made it, and what they had read.
+
+Where a broker keeps a position, members announce positions; where each record is acknowledged by itself, they announce
+those.
 
 A bridge can know of a commit only after it was made, so a clear before the member even announced it is too early
 whatever the clocks of broker and bridge did in between.
@@ -41,6 +44,7 @@ class Group:
     def __init__(self, name):
         self.name = name
         self.commits = defaultdict(Commits)  # (topic, partition)
+        self.done = defaultdict(dict)        # (topic, partition) -> {position: when it was announced by itself}
         self.read = {}                       # (topic, partition) -> {offset: (incarnation, index)}
         self.logged = False                  # whether its members log what they read
 
@@ -48,6 +52,13 @@ class Group:
         for topic, partitions in offsets.items():
             for partition, following in partitions.items():
                 self.commits[topic, int(partition)].add(at_ns, following)
+
+    def about_each(self, at_ns, positions):
+        for topic, partitions in positions.items():
+            for partition, each in partitions.items():
+                done = self.done[topic, int(partition)]
+                for position in each:
+                    done[position] = min(at_ns, done.get(position, NEVER))
 
     def records(self, offsets):
         self.logged = True
@@ -61,7 +72,8 @@ class Group:
         if self.logged and offset not in self.read.get((topic, partition), ()):
             return NEVER
         commits = self.commits.get((topic, partition))
-        return commits.when(offset) if commits else NEVER
+        by_itself = self.done.get((topic, partition), {}).get(offset, NEVER)
+        return min(by_itself, commits.when(offset) if commits else NEVER)
 
 
 def former(partition):
@@ -74,7 +86,7 @@ def read(places, before=()):
     `before` is about topics that were deleted and made again since."""
     groups = {}
     for said in _lines(before):
-        for field in ("offsets", "records"):
+        for field in ("offsets", "done", "records"):
             if field in said:
                 said[field] = {topic: {former(int(p)): rows for p, rows in partitions.items()}
                                for topic, partitions in said[field].items()}
@@ -96,19 +108,10 @@ def _take(said, groups):
     group = groups.setdefault(said["group"], Group(said["group"]))
     match said["event"]:
         case "about":
-            group.about(said["at_ns"], said["offsets"])
+            group.about(said["at_ns"], said.get("offsets", {}))
+            group.about_each(said["at_ns"], said.get("done", {}))
         case "records":
             group.records(said["records"])
         case "started":
             group.logged |= said["log_records"]
 
-
-def committed_now(bootstrap, group, topics, at_ns, settings=None):
-    """Adds what the broker holds for the group now: a commit whose announcement we lack still covers."""
-    from confluent_kafka import ConsumerGroupTopicPartitions
-    from confluent_kafka.admin import AdminClient
-    admin = AdminClient({"bootstrap.servers": bootstrap, **(settings or {})})
-    answer = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group.name)])
-    for one in answer[group.name].result(30).topic_partitions:
-        if one.topic in topics and one.offset > 0:
-            group.commits[one.topic, one.partition].add(at_ns, one.offset)

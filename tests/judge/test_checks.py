@@ -117,6 +117,27 @@ class Judge(unittest.TestCase):
         world.acknowledge()
         self.only(world, "duplicate", 1)
 
+    def test_a_record_that_comes_again_in_the_next_incarnation_without_a_retraction_is_a_duplicate(self):
+        world = World()
+        world.publish(range(30))
+        world.retract(2, (1, 28, 40))
+        world.publish(range(25, 30), incarnation=2)
+        world.acknowledge()
+        world.clear(20)
+        self.only(world, "duplicate", 2)
+
+    def test_what_comes_again_behind_a_retraction_is_counted_and_no_duplicate(self):
+        world = World()
+        world.publish(range(30))
+        for incarnation, first in ((2, 21), (3, 26)):
+            world.retract(incarnation, (incarnation - 1, first, 40))
+            world.publish(range(first - 1, 30), incarnation=incarnation)
+        world.acknowledge()
+        world.clear(20)
+        verdict = world.verdict()
+        self.assertEqual(verdict.counts, {}, verdict.told)
+        self.assertEqual((verdict.row()["repeated"], verdict.row()["most_repeated"]), (15, 10))
+
     def test_a_duplicate_in_another_partition_is_found(self):
         world = World()
         world.publish(range(30))

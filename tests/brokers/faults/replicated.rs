@@ -145,6 +145,25 @@ fn nothing_is_lost_when_the_network_between_bridge_and_brokers_is_cut() {
 }
 
 #[test]
+fn clears_go_on_behind_brokers_that_answer_later_than_the_groups_are_looked_at() {
+    // given a bridge that looks at its groups every 100 ms, and reaches the cluster through a proxy
+    let mut run = under_load("replicated-slow", Options { by_proxy: true, ..Options::default() });
+    let (rounds, mut recovery_ms) = (times(1), 0);
+    for _ in 0..rounds {
+        // when every answer takes half a second longer
+        run.broker.traffic(Traffic::Slow);
+        let (before, cleared) = (run.durable(), run.sim.cleared());
+
+        // then records become durable, and what groups acknowledge is cleared, far beyond what was on its way
+        recovery_ms = recovery_ms.max(run.recovered_ms(Instant::now(), &before));
+        run.cleared_beyond(cleared + 20_000);
+        run.broker.traffic(Traffic::Passes);
+    }
+    run.ended_by = "nothing had to be".into();
+    end(run, "network between bridge and brokers slow: half a second for an answer", rounds, recovery_ms);
+}
+
+#[test]
 fn nothing_is_lost_when_a_quota_throttles_the_bridge() {
     // given a cluster under load
     let mut run = under_load("replicated-quota", Options::default());
