@@ -9,6 +9,8 @@
 //! *durable* when the broker has confirmed it. Nothing here may ever report durable, or acknowledged, what it does
 //! not know to be.
 
+#[cfg(feature = "amqp")]
+pub mod amqp;
 pub mod error;
 #[cfg(feature = "kafka")]
 pub mod kafka;
