@@ -4,10 +4,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 CLBRIDGE := $(TARGET)/release/clbridge
 SECONDS_TO_FUZZ ?= 600
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test bench faults campaign soak fuzz sim mdt-sim
+.PHONY: help deps build demo test bench faults campaign soak fuzz sim mdt-sim compose-test
 
 help: ## these lines
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 19
 
 deps: ## what the build needs (installed by apt-get as root, else the line to type is printed)
 	@tests/up install build
@@ -43,3 +43,7 @@ sim: deps ## the deterministic simulation; SEEDS=FROM..TO for as many schedules 
 
 mdt-sim: deps ## a simulated MDT to play with; ARGS are those of `mdt-sim serve`
 	cargo run --release --bin mdt-sim -- serve $(ARGS)
+
+compose-test: deps ## the container stack with a real Docker engine: every container is killed; ARGS: profiles, or --help
+	cargo build --release --bin clbridge --bin mdt-sim
+	compose/test $(ARGS)

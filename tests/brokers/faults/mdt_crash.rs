@@ -73,13 +73,18 @@ fn crash(run: &Run, how: Crash) {
     assert!(report.lost > 0, "the crash took nothing back");
 }
 
-/// Crashes the MDT when it has published what is not committed; `amid` happens between the last commit and the crash.
-fn crash_uncommitted(run: &mut Run, how: Crash, amid: impl FnOnce(&mut Run)) {
+/// Ends the commits of the MDT, as [`hold_commits`]; returns when something behind them is published.
+fn publish_uncommitted(run: &Run) {
     let committed = hold_commits(run);
     let mdts = run.sim.mdts().len();
     wait::until_true("records behind the commit point are published", PATIENCE, || {
         run.bridge.running(mdts).is_some_and(|mdts| mdts[0].durable > committed + 50)
     });
+}
+
+/// Crashes the MDT when it has published what is not committed; `amid` happens between the last commit and the crash.
+fn crash_uncommitted(run: &mut Run, how: Crash, amid: impl FnOnce(&mut Run)) {
+    publish_uncommitted(run);
     amid(run);
     crash(run, how);
 }
@@ -89,14 +94,19 @@ fn incarnation(run: &Run) -> u32 {
     run.running()[0].incarnation
 }
 
-/// Waits until the MDT has begun a later incarnation, and it is shown, and something of it is cleared. Returns the
-/// milliseconds until the first.
+/// Waits until the MDT has begun a later incarnation, and it is shown, and something of it is durable, and clears go on.
+/// Returns the milliseconds until the first.
 fn noticed(run: &Run, before: u32, since: Instant) -> u64 {
     let mdts = run.sim.mdts().len();
     wait::until_true("the crash was noticed", PATIENCE, || {
         run.bridge.running(mdts).is_some_and(|mdts| mdts[0].incarnation > before)
     });
     let ms = u64::try_from(since.elapsed().as_millis()).unwrap();
+    // Behind its retraction: a bridge that dies before that one is durable begins the incarnation again.
+    let newest = run.sim.stats(&victim(run)).last_index;
+    wait::until_true("records of the new incarnation are durable", PATIENCE, || {
+        run.bridge.running(mdts).is_some_and(|mdts| mdts[0].durable > newest)
+    });
     let cleared = run.sim.stats(&victim(run)).cleared.unwrap_or(0);
     wait::until_true("clears go on behind the crash", PATIENCE, || {
         run.sim.stats(&victim(run)).cleared.unwrap_or(0) > cleared + 1000
@@ -285,8 +295,7 @@ pub fn a_crash_with_a_clear_in_flight(sink: Sink) {
         std::thread::sleep(Duration::from_millis(COMMIT_MS * 10));
 
         // when the group catches up while the MDT is away, so that a clear is sent to it then
-        hold_commits(run);
-        std::thread::sleep(Duration::from_millis(COMMIT_MS));
+        publish_uncommitted(run);
         let before = sent(run);
         let how = Crash { down_s: draws.rng.random_range(6.0..8.0), ..draws.crash() };
         all += 1;
