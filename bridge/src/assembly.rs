@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clbridge_schemas::avro::{Framing, SchemaVersion};
 use clbridge_schemas::ids::MdtName;
+use clbridge_sinks::amqp::{AmqpConfig, AmqpSink};
 use clbridge_sinks::kafka::{KafkaConfig, KafkaSink};
+use clbridge_sinks::nats::{NatsConfig, NatsSink};
 use clbridge_sinks::{Broker, State, TopicSpec};
 
 use crate::config::{Chosen, Config, FeedConfig, FramingName, SourceKind, WithoutGroups};
@@ -42,6 +44,14 @@ pub fn sink_for(config: &Config, mdts: usize) -> anyhow::Result<Arc<dyn Broker>>
         Chosen::Kafka(own) => {
             let memory_bytes = share.min(own.memory_bytes);
             Arc::new(KafkaSink::new(KafkaConfig { instance, memory_bytes, ..own })?)
+        }
+        Chosen::Nats(own) => {
+            let memory_bytes = share.min(own.memory_bytes);
+            Arc::new(NatsSink::new(NatsConfig { instance, memory_bytes, ..own })?)
+        }
+        Chosen::Amqp(own) => {
+            let memory_bytes = share.min(own.memory_bytes);
+            Arc::new(AmqpSink::new(AmqpConfig { instance, memory_bytes, ..own })?)
         }
     })
 }

@@ -33,7 +33,7 @@ pub enum SinkError {
         hint: String,
     },
     /// Rights are missing.
-    #[error("{what}: not authorised: {why}; grant the rights listed in docs/brokers/kafka.md")]
+    #[error("{what}: not authorised: {why}; grant the rights listed in the broker's page below docs/brokers")]
     Unauthorised {
         /// The operation and its object.
         what: String,

@@ -9,9 +9,14 @@
 //! *durable* when the broker has confirmed it. Nothing here may ever report durable, or acknowledged, what it does
 //! not know to be.
 
+#[cfg(feature = "amqp")]
+pub mod amqp;
 pub mod error;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "nats")]
+pub mod nats;
+pub mod record;
 pub mod registry;
 pub mod retraction;
 pub mod state;

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use clbridge_schemas::ids::{Digest, MdtName, RecordId};
 use serde::{Deserialize, Serialize};
 
+use crate::error::SinkError;
+
 /// A record and the digest that recognises it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mark {
@@ -223,5 +225,36 @@ impl State {
             left: false,
             clean: false,
         }
+    }
+
+    /// State as it is kept in a broker; `what` says whose it is.
+    ///
+    /// # Errors
+    /// [`SinkError::Mismatch`] if it is larger than [`STATE_MAX_BYTES`].
+    pub fn write(&self, what: &str) -> Result<Vec<u8>, SinkError> {
+        let wrong = |why: String| SinkError::Mismatch {
+            what: format!("{what}: State {}", self.number),
+            why,
+            hint: "remove groups or feeds that are no longer used".to_owned(),
+        };
+        let bytes = serde_json::to_vec(self).map_err(|e| wrong(e.to_string()))?;
+        if bytes.len() > STATE_MAX_BYTES {
+            return Err(wrong(format!("has {} bytes, at most {STATE_MAX_BYTES} are allowed", bytes.len())));
+        }
+        Ok(bytes)
+    }
+
+    /// Understands what [`State::write`] wrote; `place` says where it lies.
+    ///
+    /// # Errors
+    /// [`SinkError::Mismatch`] if it is none, or of another layout.
+    pub fn read(place: &str, bytes: &[u8]) -> Result<Self, SinkError> {
+        let unknown = |why: String| SinkError::Mismatch {
+            what: place.to_owned(),
+            why,
+            hint: "run the version of clbridge that wrote it, or `clbridge reset`".to_owned(),
+        };
+        let state: Self = serde_json::from_slice(bytes).map_err(|e| unknown(format!("cannot be understood: {e}")))?;
+        if state.version == 1 { Ok(state) } else { Err(unknown(format!("has layout version {}", state.version))) }
     }
 }

@@ -128,6 +128,19 @@ pub struct Stored {
     pub head: Head,
 }
 
+impl Stored {
+    /// The first record that can lie at or behind `at`, where a position is a record's identity
+    /// ([`crate::traits::Positions::Identity`]) and nothing can be read back: of its head only the identity is known,
+    /// and its digest recognises nothing. `None` before the first.
+    #[must_use]
+    pub fn by_identity(at: Position) -> Option<Self> {
+        let (id, _) = at.identity()?;
+        let unknown = Fid { seq: 0, oid: 0, ver: 0 };
+        let head = Head { id, record_type: RecordType(0), time: Time::from_nanos(0), tfid: unknown, retracts: None };
+        Some(Self { at, head })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -9,6 +9,7 @@ use clbridge_tests::bridge::{Bridge, Options};
 use clbridge_tests::broker::Broker;
 use clbridge_tests::scene::Scene;
 use clbridge_tests::sim::Sim;
+use clbridge_tests::sink::Sink;
 use clbridge_tests::wait;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -48,7 +49,7 @@ struct Stage {
 impl Stage {
     fn new(name: &str, mdts: usize) -> Self {
         let scene = Scene::new(name);
-        let broker = Broker::shared();
+        let broker = Broker::shared(&scene, Sink::Kafka);
         let sim = Sim::start(&scene, mdts);
         let options = Options { groups: GROUPS.to_vec(), memory: "512MiB", ..Options::default() };
         let bridge = Bridge::new(&scene, &sim, &broker, &options);
@@ -151,7 +152,7 @@ fn progress_seen(stage: &Stage) -> Result<Vec<f64>> {
     let group = format!("{}-{}", stage.scene.name(), GROUPS[0]);
     let topic = format!("{}.{}", stage.scene.name(), stage.sim.mdts()[0]);
     let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", stage.broker.bootstrap())
+        .set("bootstrap.servers", stage.broker.at())
         .set("group.id", &group)
         .set("enable.auto.commit", "false")
         .create()?;

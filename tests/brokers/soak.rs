@@ -154,8 +154,8 @@ impl Soak {
                 self.run.join(&group, &[]);
             }
             MemberStopped => self.run.members[0].pause(),
-            BrokerKilled => self.run.broker.one(1, "kill9"),
-            BrokerStalled => self.run.broker.one(2, "stop"),
+            BrokerKilled => self.run.broker.one(1, "kill"),
+            BrokerStalled => self.run.broker.one(2, "stall"),
             NetworkHeld => self.run.broker.traffic(Traffic::Held),
             NetworkCut => self.run.broker.traffic(Traffic::Cut),
             MdtCrash => self.crash(),
@@ -177,7 +177,7 @@ impl Soak {
             }
             MemberStopped => self.run.members.iter().for_each(|m| m.go_on()),
             BrokerKilled => self.run.broker.one(1, "restart"),
-            BrokerStalled => self.run.broker.one(2, "cont"),
+            BrokerStalled => self.run.broker.one(2, "continue"),
             NetworkHeld | NetworkCut => self.run.broker.traffic(Traffic::Passes),
             MemberKilled | MdtCrash | MdtCrashTwice => {}
         }

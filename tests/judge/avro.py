@@ -66,6 +66,12 @@ def _named_as_in(reader, writer):
     return reader
 
 
+def reader_of(writer):
+    """The judge's own reader schema for records that this schema wrote."""
+    writer = plain(writer)
+    return fastavro.parse_schema(_named_as_in(json.loads(json.dumps(union_of(writer))), writer))
+
+
 class Decoder:
     """Decodes any released version into the fields that the judge needs."""
 
@@ -73,9 +79,7 @@ class Decoder:
         self.schemas = {}
         for version, schema in load(folder).items():
             writer = plain(schema)
-            reader = _named_as_in(json.loads(json.dumps(union_of(writer))), writer)
-            self.schemas[fingerprint_of(schema)] = (
-                version, fastavro.parse_schema(writer), fastavro.parse_schema(reader))
+            self.schemas[fingerprint_of(schema)] = version, fastavro.parse_schema(writer), reader_of(writer)
 
     def __call__(self, value):
         """(version, the record as a dictionary)."""

@@ -1,8 +1,9 @@
 """NATS JetStream: what stands in the streams, and where the groups' acknowledgement floors are.
 
-A stream is known by its subjects, `PREFIX.FEED.FS.MDT0000.PARTITION.TYPE` (default feed `all`); a position is a
-sequence of the stream; the partition is in the subject; the header `Clb: INCARNATION:INDEX:INDEX OF THE ONE BEFORE`
-says what a message is without its payload, and is judged too.
+A stream is known by its subjects, one a partition, `PREFIX.FEED.FS.MDT0000.PARTITION.*` (default feed `all`; a repair's have
+`repair.GROUP` before the partition); a position is a sequence of the stream; the partition is in the subject. The header
+`Nats-Msg-Id: WRITER:INCARNATION:INDEX[:rPARTITION]` says what a message is without its payload, and
+`Nats-Expected-Last-Msg-Id` behind which one it was meant to stand; both are judged.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from nats.js.errors import NotFoundError
 
 from topics import OF_THE_OBJECT, TYPES, Topic, take
 
-HEADER = "Clb"
+IDENTITY, BEFORE = "Nats-Msg-Id", "Nats-Expected-Last-Msg-Id"
 DEFAULT_FEED = "all"
 AT_ONCE = 2000
 
@@ -41,13 +42,14 @@ def durable(group):
 
 def named(stream, subjects, prefix="lustre"):
     """The empty Topic of a stream with these subjects, or None if it holds no records."""
-    found = {re.fullmatch(re.escape(prefix) + r"\.(?P<feed>[^.]+)\.(?P<fs>[^.]+)\.(?P<mdt>MDT[0-9a-fA-F]{4})\..*", subject)
-             for subject in subjects}
-    if len(found) != 1 or None in found:
+    pattern = (re.escape(prefix) + r"\.(?P<feed>[^.]+)\.(?P<fs>[^.]+)\.(?P<mdt>MDT[0-9a-fA-F]{4})"
+               r"(\.repair\.(?P<group>[^.]+))?\.(?!repair\.).*")
+    found = [re.fullmatch(pattern, subject) for subject in subjects]
+    if None in found or len({one.groups() for one in found}) != 1:
         return None
-    found = found.pop()
-    feed = found["feed"]
-    return Topic(stream, f"{found['fs']}-{found['mdt']}", feed="" if feed == DEFAULT_FEED else feed)
+    feed, repairs = found[0]["feed"], found[0]["group"] or ""
+    return Topic(stream, f"{found[0]['fs']}-{found[0]['mdt']}", feed="" if feed == DEFAULT_FEED else feed, repairs=repairs,
+                 partitions=len(subjects))
 
 
 def placed(subject):
@@ -63,20 +65,17 @@ class Chain:
         self.topic = topic
         self.before = None
 
-    def fault(self, header, kind, record):
-        """What is wrong with a message's header or subject, or None."""
-        wanted = record["incarnation"], record["index"]
-        if not record["retracts"] and TYPES[record["type_code"]:record["type_code"] + 1] != [kind]:
+    def fault(self, headers, kind, record):
+        """What is wrong with a message's headers or subject, or None."""
+        known, self.before = self.before, headers.get(IDENTITY)
+        if not record["retracts"] and kind not in (*TYPES[record["type_code"]:][:1], f"T{record['type_code']}"):
             return f"its subject says {kind}, its type is {record['type_code']}"
-        try:
-            incarnation, index, before = map(int, (header or "").split(":"))
-        except ValueError:
-            return f"its header {HEADER} is {header!r}"
-        known, self.before = self.before, index
-        if not record["retracts"] and (incarnation, index) != wanted:
-            return f"its header {HEADER} is {header}, it is {wanted[0]}:{wanted[1]}"
-        if known is not None and before != known:
-            return f"its header {HEADER} names {before} as the one before, which is {known}"
+        said = (self.before or "").split(":")[1:3]
+        if said != [str(record["incarnation"]), str(record["index"])]:
+            return f"its header {IDENTITY} is {self.before!r}, it is {record['incarnation']}:{record['index']}"
+        wanted = headers.get(BEFORE)
+        if known is not None and wanted is not None and wanted != known:
+            return f"its header {BEFORE} names {wanted}, and {known} stands before it"
         return None
 
 
@@ -105,7 +104,7 @@ async def _read_all(at, decoder, prefix, by_object, pinned):
             if topic is None:
                 continue
             found[topic.name] = topic
-            topic.partitions = pinned.get(topic.feed, 1)
+            topic.partitions = min(pinned.get(topic.feed, topic.partitions), topic.partitions)
             first = info.state.first_seq
             topic.low = dict.fromkeys(range(topic.partitions), first if first > 1 else 0)
             if info.state.messages:
@@ -144,7 +143,7 @@ def _take(topic, chain, message, sequence, decoder, by_object):
     record = take(topic, partition, sequence, OF_THE_OBJECT, message.data, given, decoder, by_object)
     if record is None:
         return
-    fault = chain.fault(headers.get(HEADER), kind, record)
+    fault = chain.fault(headers, kind, record)
     if fault and record["retracts"]:
         topic.bad.append((partition, sequence, fault))
     elif fault:

@@ -17,10 +17,11 @@ def record(index, incarnation=1, kind=1, retracts=None):
 class Subjects(unittest.TestCase):
     def test_a_stream_is_known_by_its_subjects(self):
         said = [read_nats.named("s", subjects) for subjects in (
-            ["lustre.all.lus.MDT0000.>"], ["lustre.hsm.lus.MDT000a.>"], ["lustre.all.lus.MDT0000.>", "other.>"],
-            ["other.all.lus.MDT0000.>"], [])]
-        self.assertEqual([(topic.mdt, topic.feed) if topic else None for topic in said],
-                         [("lus-MDT0000", ""), ("lus-MDT000a", "hsm"), None, None, None])
+            ["lustre.all.lus.MDT0000.0.*", "lustre.all.lus.MDT0000.1.*"], ["lustre.hsm.lus.MDT000a.0.*"],
+            ["lustre.all.lus.MDT0000.0.*", "other.>"], ["other.all.lus.MDT0000.0.*"],
+            ["lustre.all.lus.MDT0000.repair.lake.0.*"], [])]
+        self.assertEqual([(topic.mdt, topic.feed, topic.repairs) if topic is not None else None for topic in said],
+                         [("lus-MDT0000", "", ""), ("lus-MDT000a", "hsm", ""), None, None, ("lus-MDT0000", "", "lake"), None])
 
     def test_partition_and_type_are_the_last_two_tokens(self):
         self.assertEqual(read_nats.placed("lustre.all.lus.MDT0000.3.CREAT"), (3, "CREAT"))
@@ -34,18 +35,23 @@ class Chain(unittest.TestCase):
     def setUp(self):
         self.chain = read_nats.Chain(Topic(STREAM, MDT))
 
-    def test_messages_that_name_the_one_before_are_right(self):
-        for header, index in (("1:5:0", 5), ("1:6:5", 6), ("1:9:6", 9)):
-            self.assertIsNone(self.chain.fault(header, "CREAT", record(index)))
+    def fault(self, name, before, token, index, **more):
+        headers = {read_nats.IDENTITY: name, read_nats.BEFORE: before}
+        return self.chain.fault({key: value for key, value in headers.items() if value}, token, record(index, **more))
 
-    def test_a_hole_is_found(self):
-        self.chain.fault("1:5:4", "CREAT", record(5))
-        self.assertIn("which is 5", self.chain.fault("1:7:6", "CREAT", record(7)))
+    def test_messages_that_name_the_one_before_are_right(self):
+        for name, before, index in (("w:1:5", None, 5), ("w:1:6", "w:1:5", 6), ("v:1:9", "w:1:6", 9), ("v:1:10", None, 10)):
+            self.assertIsNone(self.fault(name, before, "CREAT", index))
+
+    def test_one_that_stands_behind_another_than_was_meant_is_found(self):
+        self.fault("w:1:5", None, "CREAT", 5)
+        self.assertIn("w:1:5 stands before it", self.fault("w:1:7", "w:1:6", "CREAT", 7))
 
     def test_a_header_or_subject_that_says_another_record_is_found(self):
-        self.assertIn("it is 1:5", self.chain.fault("1:6:4", "CREAT", record(5)))
-        self.assertIn("header", self.chain.fault(None, "CREAT", record(5)))
-        self.assertIn("subject", self.chain.fault("1:5:4", "UNLNK", record(5)))
+        self.assertIn("it is 1:5", self.fault("w:1:6", None, "CREAT", 5))
+        self.assertIn("it is 1:5", self.fault(None, None, "CREAT", 5))
+        self.assertIn("subject", self.fault("w:1:5", None, "UNLNK", 5))
+        self.assertIsNone(self.fault("w:1:5", None, "T99", 5, kind=99))
 
 
 class Members(unittest.TestCase):

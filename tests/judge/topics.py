@@ -119,15 +119,20 @@ def take(topic, partition, offset, key, value, headers, decoder, by_object=True)
         version, record = decoder(value)
         if version < 5 and headers:
             record["retracts"] = retraction_header(headers)
-        if record["mdt"] != topic.mdt:
-            raise ValueError(f"it says MDT {record['mdt']}")
+        row = take_record(topic, partition, offset, record)
     except (ValueError, TypeError, EOFError, IndexError, KeyError) as why:
         topic.bad.append((partition, offset, str(why)))
         return None
-    row = topic.add(partition, offset, record)
     if row is not None and (key is not OF_THE_OBJECT or by_object):
         key = key_of(record) if key is OF_THE_OBJECT else key
         fault = key_fault(key, record, partition, topic.partitions, by_object)
         if fault:
             topic.misplaced.append((row, fault))
     return record
+
+
+def take_record(topic, partition, offset, record):
+    """Takes a decoded record into its topic's columns; returns its row, None for a retraction."""
+    if record["mdt"] != topic.mdt:
+        raise ValueError(f"it says MDT {record['mdt']}")
+    return topic.add(partition, offset, record)

@@ -13,6 +13,7 @@ use crate::broker::{Broker, Secured};
 use crate::process::Process;
 use crate::scene::Scene;
 use crate::sim::{COMMIT_MS, Sim};
+use crate::sink::Sink;
 
 /// Partitions of each record topic.
 pub const PARTITIONS: u32 = 4;
@@ -20,15 +21,15 @@ pub const PARTITIONS: u32 = 4;
 /// What tests vary.
 #[derive(Clone)]
 pub struct Options {
-    /// `transactional` or `idempotent`.
-    pub delivery: &'static str,
+    /// Where records go, and in which mode.
+    pub sink: Sink,
     /// Persistent groups, by their short names; `GROUP@FEED` takes another feed than the default one.
     pub groups: Vec<&'static str>,
     /// Further feeds: name, types, schema version.
     pub feeds: Vec<(&'static str, &'static [&'static str], u32)>,
     /// When a batch is sealed at the latest; it is sealed after a tenth of it when the input runs dry.
     pub batch_max_age: &'static str,
-    /// librdkafka's linger.
+    /// librdkafka's linger, on Kafka.
     pub linger_ms: u32,
     /// `memory.limit`.
     pub memory: &'static str,
@@ -51,7 +52,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            delivery: "transactional",
+            sink: Sink::Kafka,
             groups: vec!["robinhood"],
             feeds: Vec::new(),
             batch_max_age: "50ms",
@@ -85,14 +86,14 @@ impl Bridge {
 
     /// As [`Bridge::new`], one of several on the same MDTs: `owner` is its name in State and in its files' names.
     pub fn named(owner: &str, scene: &Scene, sim: &Sim, broker: &Broker, options: &Options) -> Self {
-        let (bootstrap, way_in) = way(broker, options);
+        let (at, way_in) = way(broker, options);
         // The port is free now; nothing else on this machine is told of it.
         let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let name = scene.name();
         let min_age = COMMIT_MS * 5;
         // The longest that goes with the time after which another bridge may take over.
         let state_fresh = if options.takeover_after == "10s" { "2s" } else { "1s" };
-        let Options { delivery, batch_max_age, linger_ms, memory, sink_memory, more, takeover_after, standby, .. } =
+        let Options { sink, batch_max_age, linger_ms, memory, sink_memory, more, takeover_after, standby, .. } =
             options;
         let mut text = format!(
             r#"instance = "{owner}"
@@ -129,26 +130,20 @@ filter = "info,clbridge::pipeline=debug"
 [feed]
 partitions = {PARTITIONS}
 
-[sink.kafka]
-bootstrap_servers = "{bootstrap}"
-topic_prefix = "{name}"
-state_prefix = "clbridge.state.{name}."
-registry_topic = "clbridge.groups.{name}"
-schema_topic = "clbridge.schemas.{name}"
-delivery = "{delivery}"
-linger_ms = {linger_ms}
-memory_bytes = {sink_memory}
+{table}{linger}memory_bytes = {sink_memory}
 {more}
 {way_in}
 "#,
             address = sim.address(),
+            table = sink.table(&at, name),
+            linger = if sink.kind() == "kafka" { format!("linger_ms = {linger_ms}\n") } else { String::new() },
         );
         for (feed, types, version) in &options.feeds {
             let _ = write!(text, "\n[feeds.{feed}]\ntypes = {types:?}\nschema_version = {version}\npartitions = 2\n");
         }
         for group in &options.groups {
             let (group, feed) = group.split_once('@').map_or((*group, None), |(group, feed)| (group, Some(feed)));
-            let _ = write!(text, "\n[groups.{name}-{group}]\nfrom = \"oldest\"\n");
+            let _ = write!(text, "\n[groups.{name}-{group}]\nfrom = {:?}\n", sink.first_position());
             if let Some(feed) = feed {
                 let _ = writeln!(text, "feed = {feed:?}");
             }
@@ -250,8 +245,8 @@ fn way(broker: &Broker, options: &Options) -> (String, String) {
         );
         return (bootstrap.clone(), table);
     }
-    let bootstrap = if options.by_proxy { broker.bootstrap_by_proxy() } else { broker.bootstrap().to_owned() };
-    (bootstrap, String::new())
+    let at = if options.by_proxy { broker.bootstrap_by_proxy() } else { broker.at().to_owned() };
+    (at, String::new())
 }
 
 /// What `/status` says there, if it answers.

@@ -1,4 +1,5 @@
-//! The Kafka of a test: the one that `tests/up run` started, or one of its own, or a cluster, that it may harm.
+//! The broker of a test: the one that `tests/up run` started, or one of its own, or a cluster, that it may harm. For files:
+//! a folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use crate::binaries::up;
 use crate::proxy::{Proxy, Traffic};
 use crate::scene::Scene;
+use crate::sink::Sink;
 use crate::wait;
 
 /// Brokers of a cluster.
@@ -16,7 +18,8 @@ pub const BROKERS: usize = 3;
 /// A broker, or a cluster.
 #[derive(Clone)]
 pub struct Broker {
-    bootstrap: String,
+    sink: Sink,
+    at: String,
     secured: Option<Secured>,
     own: Option<Arc<Own>>,
 }
@@ -34,6 +37,8 @@ pub struct Secured {
 
 /// What a test may harm.
 struct Own {
+    /// As `tests/up` calls it.
+    kind: &'static str,
     dir: PathBuf,
     /// Brokers of a cluster; 0: a single broker.
     brokers: usize,
@@ -56,20 +61,27 @@ fn base(otherwise: &Path) -> PathBuf {
 }
 
 impl Broker {
-    /// The broker in `KAFKA_BOOTSTRAP`.
+    /// The broker that `tests/up run` started; for files a folder of the scene.
     ///
     /// # Panics
-    /// When the variable is not set.
-    pub fn shared() -> Self {
-        let bootstrap = std::env::var("KAFKA_BOOTSTRAP").unwrap_or_else(|_| {
-            panic!("KAFKA_BOOTSTRAP is not set: run this as `tests/up run -- cargo test --release -p clbridge-tests`")
-        });
-        Self { bootstrap, secured: None, own: None }
+    /// When its variable is not set.
+    pub fn shared(scene: &Scene, sink: Sink) -> Self {
+        let at = match sink.variable() {
+            Some(name) => std::env::var(name).unwrap_or_else(|_| {
+                panic!("{name} is not set: run this as `tests/up run -- cargo test --release -p clbridge-tests`")
+            }),
+            None => scene.dir().join("files").display().to_string(),
+        };
+        Self { sink, at, secured: None, own: None }
     }
 
     /// A broker of this test's own, which it may harm.
-    pub fn own(scene: &Scene, settings: &[&str]) -> Self {
-        Self::begin(&base(scene.dir()).join(format!("kafka-{}", scene.name())), settings, 0, false)
+    pub fn own(scene: &Scene, sink: Sink, settings: &[&str]) -> Self {
+        if sink == Sink::Files {
+            return Self::shared(scene, sink);
+        }
+        let dir = base(scene.dir()).join(format!("{}-{}", sink.kind(), scene.name()));
+        Self::begin(&dir, sink, settings, 0, false)
     }
 
     /// As [`Broker::own`], with a listener more, that asks who comes and knows rights.
@@ -82,7 +94,7 @@ impl Broker {
             // Who stands connected is asked again so often.
             "connections.max.reauth.ms=2000",
         ];
-        Self::own(scene, &settings)
+        Self::own(scene, Sink::Kafka, &settings)
     }
 
     /// The way in of a [`Broker::secured`].
@@ -95,17 +107,22 @@ impl Broker {
         static CLUSTER: OnceLock<Broker> = OnceLock::new();
         let shared = std::env::var_os("CLB_RUN_DIR").is_some();
         let elsewhere = std::env::temp_dir().join(format!("clb-cluster-{}", std::process::id()));
-        let cluster =
-            CLUSTER.get_or_init(|| Self::begin(&base(&elsewhere).join("kafka-cluster"), &[], BROKERS, shared)).clone();
+        let cluster = CLUSTER
+            .get_or_init(|| Self::begin(&base(&elsewhere).join("kafka-cluster"), Sink::Kafka, &[], BROKERS, shared));
+        let cluster = cluster.clone();
         cluster.make_whole();
         cluster
     }
 
-    fn begin(dir: &Path, settings: &[&str], brokers: usize, shared: bool) -> Self {
+    fn begin(dir: &Path, sink: Sink, settings: &[&str], brokers: usize, shared: bool) -> Self {
+        let kind = sink.kind();
         let mut command = up();
-        command.args(["kafka", "start", "--heap", if brokers == 0 { "512m" } else { "384m" }]).arg(dir);
+        command.args([kind, "start"]).arg(dir);
+        if kind == "kafka" {
+            command.args(["--heap", if brokers == 0 { "512m" } else { "384m" }]);
+        }
         if brokers > 0 {
-            command.args(["--brokers", &brokers.to_string()]);
+            command.args(["--servers", &brokers.to_string()]);
         }
         for setting in settings {
             match setting.starts_with("--") {
@@ -116,27 +133,32 @@ impl Broker {
         // The cluster of an earlier test process of this run goes on.
         if dir.join("cluster.json").exists() {
             command = up();
-            command.args(["kafka", "env"]).arg(dir);
+            command.args([kind, "env"]).arg(dir);
         }
-        let text = done(&command.output().unwrap(), "kafka start");
+        let text = done(&command.output().unwrap(), &format!("{kind} start"));
         let said = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('=').map(str::to_owned));
         let proxy = said("KAFKA_VIA").map(|ports| Proxy::start(&ports));
-        let own = Own { dir: dir.to_owned(), brokers, proxy, shared };
+        let own = Own { kind, dir: dir.to_owned(), brokers, proxy, shared };
         let secured = said("KAFKA_SASL_SSL").map(|bootstrap| Secured {
             bootstrap,
             ca: said("KAFKA_CA").unwrap(),
             user: (said("KAFKA_USER").unwrap(), said("KAFKA_PASSWORD").unwrap()),
         });
-        Self { bootstrap: said("KAFKA_BOOTSTRAP").unwrap(), secured, own: Some(Arc::new(own)) }
+        Self { sink, at: said(sink.variable().unwrap()).unwrap(), secured, own: Some(Arc::new(own)) }
     }
 
     fn mine(&self) -> &Own {
         self.own.as_ref().expect("only a test's own broker may be harmed")
     }
 
-    /// `HOST:PORT`, of a cluster several with commas between them.
-    pub fn bootstrap(&self) -> &str {
-        &self.bootstrap
+    /// Which sink it is for.
+    pub fn sink(&self) -> Sink {
+        self.sink
+    }
+
+    /// Where it is: `HOST:PORT` or a URL, of a cluster several with commas between them; of files the folder.
+    pub fn at(&self) -> &str {
+        &self.at
     }
 
     /// The way to a cluster that leads through the proxy.
@@ -152,12 +174,12 @@ impl Broker {
     fn verb(&self, verb: &str, node: Option<usize>) {
         let own = self.mine();
         let dir = node.map_or_else(|| own.dir.clone(), |node| own.dir.join(node.to_string()));
-        done(&up().args(["kafka", verb]).arg(dir).output().unwrap(), &format!("kafka {verb}"));
+        done(&up().args([own.kind, verb]).arg(dir).output().unwrap(), &format!("{} {verb}", own.kind));
     }
 
     /// `kill -9`, of a cluster all its brokers.
     pub fn kill9(&self) {
-        self.verb("kill9", None);
+        self.verb("kill", None);
     }
 
     /// Starts it again on its data; returns when it serves.
@@ -167,22 +189,22 @@ impl Broker {
 
     /// SIGSTOP.
     pub fn stop(&self) {
-        self.verb("stop", None);
+        self.verb("stall", None);
     }
 
     /// SIGCONT.
     pub fn cont(&self) {
-        self.verb("cont", None);
+        self.verb("continue", None);
     }
 
-    /// `kill9`, `restart`, `stop` or `cont` for one broker of a cluster, from 1.
+    /// `kill`, `restart`, `stall` or `continue` for one broker of a cluster, from 1.
     pub fn one(&self, node: usize, verb: &str) {
         self.verb(verb, Some(node));
     }
 
     /// One of Kafka's own tools; returns what it printed.
     pub fn tool(&self, name: &str, arguments: &[&str]) -> String {
-        let said = up().args(["tool", name, "--bootstrap-server", &self.bootstrap]).args(arguments).output().unwrap();
+        let said = up().args(["tool", name, "--bootstrap-server", &self.at]).args(arguments).output().unwrap();
         done(&said, &format!("tool {name} {arguments:?}"))
     }
 
@@ -212,8 +234,8 @@ impl Broker {
         for node in 1..=own.brokers {
             let dir = own.dir.join(node.to_string());
             // Refused for a dead one, which is started instead.
-            if !up().args(["kafka", "cont"]).arg(&dir).output().unwrap().status.success() {
-                done(&up().args(["kafka", "restart"]).arg(&dir).output().unwrap(), "kafka restart");
+            if !up().args([own.kind, "continue"]).arg(&dir).output().unwrap().status.success() {
+                done(&up().args([own.kind, "restart"]).arg(&dir).output().unwrap(), "restart");
             }
         }
         self.verb("wait", None);
@@ -224,8 +246,8 @@ impl Drop for Own {
     fn drop(&mut self) {
         if !self.shared {
             // SIGKILL ends a stopped one too; a clean end would wait for it.
-            let _ = up().args(["kafka", "kill9"]).arg(&self.dir).output();
-            let _ = up().args(["kafka", "down", "--remove"]).arg(&self.dir).output();
+            let _ = up().args([self.kind, "kill"]).arg(&self.dir).output();
+            let _ = up().args([self.kind, "down", "--remove"]).arg(&self.dir).output();
         }
     }
 }

@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 
 use crate::binaries::{root, up};
+use crate::sink::Sink;
 
 /// What the judge has to know of a run.
 #[derive(Clone, Default)]
 pub struct Case {
-    /// Broker.
-    pub bootstrap: String,
-    /// Prefix of the record topics, with its dot.
+    /// Where records went.
+    pub sink: Sink,
+    /// Where the broker is, or the folder.
+    pub at: String,
+    /// What the names of record topics begin with.
     pub prefix: String,
     /// (MDT, oracle log).
     pub oracles: Vec<(String, PathBuf)>,
@@ -23,8 +26,6 @@ pub struct Case {
     pub unfinished: Vec<String>,
     /// Name of the fault in the report.
     pub fault: String,
-    /// `kafka` or `kafka-idempotent`.
-    pub sink: String,
     /// How often the fault was injected.
     pub runs: u32,
     /// The longest time from a fault to the first record durable behind it, milliseconds.
@@ -55,7 +56,7 @@ impl Case {
     pub fn judge(&self) {
         let mut command = up();
         command.arg("python").arg(root().join("tests/judge/judge.py"));
-        command.args(["--bootstrap", &self.bootstrap, "--prefix", &self.prefix]);
+        command.args(["--sink", self.sink.name(), "--at", &self.at, "--prefix", &self.prefix]);
         for (mdt, file) in &self.oracles {
             command.arg("--oracle").arg(format!("{mdt}={}", file.display()));
         }
@@ -70,14 +71,16 @@ impl Case {
             command.arg("--before").arg(before);
         }
         command.args(["--retractions", &self.retractions.to_string()]);
-        command.args(["--pinned", &self.pinned.to_string()]);
+        if self.pinned > 0 {
+            command.args(["--pinned", &self.pinned.to_string()]);
+        }
         for feed in &self.feeds {
             command.args(["--feed", feed]);
         }
         for group in &self.unfinished {
             command.args(["--unfinished", group]);
         }
-        command.args(["--fault", &self.fault, "--sink", &self.sink, "--runs", &self.runs.to_string()]);
+        command.args(["--fault", &self.fault, "--runs", &self.runs.to_string()]);
         command.args(["--recovery-ms", &self.recovery_ms.to_string()]);
         for word in &self.said {
             command.args(["--said", word]);

@@ -6,9 +6,6 @@ use clbridge::failpoint::POINTS;
 
 use crate::run::{PATIENCE, Run};
 
-/// In flight means accepted by the broker's client and not durable; a kill with more than this counts.
-pub const MUCH: u64 = 1000;
-
 /// What was so when the bridge died.
 struct Death {
     in_flight: u64,
@@ -17,6 +14,8 @@ struct Death {
 
 /// What many kills showed.
 pub struct Kills {
+    /// In flight means accepted by the broker's client and not durable; a kill with more than this counts.
+    much: u64,
     deaths: Vec<Death>,
     /// The longest time from a start to the first record durable behind the old ones, milliseconds.
     pub recovery_ms: u64,
@@ -31,7 +30,8 @@ fn point(kill: u32) -> Option<String> {
 
 /// Kills the bridge `count` times under a load that goes on; it runs again when this returns.
 pub fn kill_repeatedly(run: &mut Run, count: u32) -> Kills {
-    let mut kills = Kills { deaths: Vec::new(), recovery_ms: 0 };
+    let much = run.sink().much();
+    let mut kills = Kills { much, deaths: Vec::new(), recovery_ms: 0 };
     let mdts = run.sim.mdts().len();
     let mut durable = vec![0; mdts];
     for kill in 1..=count {
@@ -55,7 +55,7 @@ pub fn kill_repeatedly(run: &mut Run, count: u32) -> Kills {
             }
             death.in_flight = status.iter().map(|m| m.published.saturating_sub(m.durable)).sum();
             death.after_a_clear = run.sim.cleared() > cleared;
-            if point.is_none() && recovered.is_some() && death.after_a_clear && death.in_flight > MUCH + 200 {
+            if point.is_none() && recovered.is_some() && death.after_a_clear && death.in_flight > much + much / 5 {
                 run.bridge.kill9();
             }
         }
@@ -87,11 +87,11 @@ impl Kills {
     /// # Panics
     /// When fewer than three quarters of the kills had much in flight, or fewer than half came after a clear.
     pub fn assert_worth(&self) {
-        let all = self.deaths.len();
-        let heavy = self.deaths.iter().filter(|d| d.in_flight > MUCH).count();
+        let (all, much) = (self.deaths.len(), self.much);
+        let heavy = self.deaths.iter().filter(|d| d.in_flight > much).count();
         let cleared = self.deaths.iter().filter(|d| d.after_a_clear).count();
-        crate::tell!("{heavy} of {all} kills with more than {MUCH} in flight, {cleared} after a clear");
-        assert!(heavy * 4 >= all * 3, "only {heavy} of {all} kills had more than {MUCH} records in flight");
+        crate::tell!("{heavy} of {all} kills with more than {much} in flight, {cleared} after a clear");
+        assert!(heavy * 4 >= all * 3, "only {heavy} of {all} kills had more than {much} records in flight");
         assert!(cleared * 2 >= all, "only {cleared} of {all} kills came after a clear since the last start");
     }
 }

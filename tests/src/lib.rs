@@ -17,6 +17,7 @@ pub mod report;
 pub mod run;
 pub mod scene;
 pub mod sim;
+pub mod sink;
 pub mod times;
 pub mod wait;
 pub mod watch;

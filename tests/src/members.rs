@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::binaries::{root, up};
+use crate::broker::Broker;
 use crate::process::Process;
 use crate::scene::Scene;
 
@@ -15,7 +16,8 @@ pub struct Member {
     process: Process,
 }
 
-fn python() -> Command {
+/// Python with clients of all brokers.
+pub fn python() -> Command {
     // Under `tests/up run` the interpreter is known; `tests/up python` becomes it, so the process id is the member's.
     std::env::var_os("CLB_PYTHON").map_or_else(
         || {
@@ -29,12 +31,23 @@ fn python() -> Command {
 
 impl Member {
     /// A member `name` of `group` that takes `topics`.
-    pub fn start(scene: &Scene, bootstrap: &str, group: &str, name: &str, topics: &str, more: &[&str]) -> Self {
+    pub fn start(scene: &Scene, broker: &Broker, group: &str, name: &str, topics: &str, more: &[&str]) -> Self {
         let mut command = python();
         command
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .arg(root().join("tests/judge/member.py"))
-            .args(["--bootstrap", bootstrap, "--group", group, "--member", name, "--topics", topics])
+            .args([
+                "--sink",
+                broker.sink().kind(),
+                "--at",
+                broker.at(),
+                "--group",
+                group,
+                "--member",
+                name,
+                "--topics",
+                topics,
+            ])
             .arg("--log")
             .arg(scene.dir().join("members").join(format!("{name}.jsonl")))
             .args(["--session-ms", "6000", "--commit-ms", "50"])

@@ -16,7 +16,12 @@ pub enum Traffic {
     Held = 1,
     /// Nothing; connections are closed, and new ones at once.
     Cut = 2,
+    /// Everything, each piece [`LATE`].
+    Slow = 3,
 }
+
+/// How late a slow network is in each direction.
+const LATE: Duration = Duration::from_millis(250);
 
 /// A running proxy; its threads end with the process.
 pub struct Proxy {
@@ -89,6 +94,9 @@ fn pump(mut from: TcpStream, mut to: TcpStream, traffic: &AtomicU8) {
             Ok(0) => break,
             // What was read while the traffic stopped is kept until it goes on.
             Ok(n) => {
+                if is(traffic, Traffic::Slow) {
+                    std::thread::sleep(LATE);
+                }
                 while is(traffic, Traffic::Held) {
                     std::thread::sleep(Duration::from_millis(10));
                 }

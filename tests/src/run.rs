@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use clbridge::status::MdtStatus;
 
+use crate::binaries::root;
 use crate::bridge::{Bridge, Options};
 use crate::broker::Broker;
 use crate::judge::Case;
-use crate::members::Member;
+use crate::members::{Member, python};
 use crate::scene::Scene;
 use crate::sim::Sim;
+use crate::sink::Sink;
 use crate::watch::Watch;
 use crate::{times, wait};
 
@@ -25,7 +27,7 @@ pub struct Run {
     pub bridge: Bridge,
     /// The MDTs.
     pub sim: Sim,
-    /// Kafka.
+    /// Where records go.
     pub broker: Broker,
     /// Names and files.
     pub scene: Scene,
@@ -45,15 +47,27 @@ pub struct Run {
     watch: Option<Watch>,
 }
 
+/// Nothing can be read back from an exchange: a copy of everything is kept for the judge from before the first record.
+fn audit(scene: &Scene, broker: &Broker, options: &Options) {
+    let mut command = python();
+    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(root().join("tests/judge/audit.py"));
+    command.args(["--at", broker.at(), "--prefix", scene.name()]);
+    for (feed, ..) in &options.feeds {
+        command.args(["--feed", feed]);
+    }
+    let said = command.output().unwrap();
+    assert!(said.status.success(), "audit.py: {}", String::from_utf8_lossy(&said.stderr));
+}
+
 impl Run {
     /// MDTs and a bridge on the shared broker; the bridge is not started.
     pub fn new(name: &str, mdts: usize, options: &Options) -> Self {
-        Self::on(Scene::new(name), |_| Broker::shared(), mdts, options)
+        Self::on(Scene::new(name), |scene| Broker::shared(scene, options.sink), mdts, options)
     }
 
     /// As [`Run::new`], on a broker of the test's own.
     pub fn on_own_broker(name: &str, settings: &[&str], mdts: usize, options: &Options) -> Self {
-        Self::on(Scene::new(name), |scene| Broker::own(scene, settings), mdts, options)
+        Self::on(Scene::new(name), |scene| Broker::own(scene, options.sink, settings), mdts, options)
     }
 
     /// As [`Run::new`], on the cluster of three, with two copies at least for a record to be durable.
@@ -68,6 +82,9 @@ impl Run {
 
     fn on(scene: Scene, broker: impl FnOnce(&Scene) -> Broker, mdts: usize, options: &Options) -> Self {
         let broker = broker(&scene);
+        if options.sink == Sink::Amqp {
+            audit(&scene, &broker, options);
+        }
         let sim = Sim::start(&scene, mdts);
         let bridge = Bridge::new(&scene, &sim, &broker, options);
         Self {
@@ -93,9 +110,19 @@ impl Run {
         format!("{}-{short}", self.scene.name())
     }
 
+    /// Where the records go.
+    pub fn sink(&self) -> Sink {
+        self.options.sink
+    }
+
     /// The record topic of an MDT.
     pub fn topic(&self, mdt: &str) -> String {
-        format!("{}.{mdt}", self.scene.name())
+        self.topic_of(mdt, "")
+    }
+
+    /// As [`Run::topic`], in a feed.
+    pub fn topic_of(&self, mdt: &str, feed: &str) -> String {
+        self.sink().topic(self.scene.name(), mdt, feed)
     }
 
     /// The record topics of all MDTs in the default feed.
@@ -142,7 +169,7 @@ impl Run {
     pub fn join_topics(&mut self, group: &str, topics: &str, more: &[&str]) -> usize {
         self.joined += 1;
         let name = format!("{group}-{}", self.joined);
-        let member = Member::start(&self.scene, self.broker.bootstrap(), &self.group(group), &name, topics, more);
+        let member = Member::start(&self.scene, &self.broker, &self.group(group), &name, topics, more);
         self.members.push(member);
         self.members.len() - 1
     }
@@ -200,7 +227,7 @@ impl Run {
     /// Waits until everything was cleared, ends all processes in good order, and has the run judged.
     pub fn finish(mut self, fault: &str, runs: u32, recovery_ms: u64) {
         self.all_cleared();
-        let own = [format!("{}.", self.scene.name()), format!("{}-", self.scene.name())];
+        let own = [".", "-", "_"].map(|mark| format!("{}{mark}", self.scene.name()));
         let said = self.watch.take().map(Watch::end).unwrap_or_default();
         let said = said.into_iter().map(|s| own.iter().fold(s, |s, own| s.replace(own, ""))).collect();
         let ended = self.bridge.terminate();
@@ -214,8 +241,9 @@ impl Run {
 
     fn case(&self, fault: &str, runs: u32, recovery_ms: u64) -> Case {
         Case {
-            bootstrap: self.broker.bootstrap().to_owned(),
-            prefix: format!("{}.", self.scene.name()),
+            sink: self.sink(),
+            at: self.broker.at().to_owned(),
+            prefix: self.scene.name().to_owned(),
             oracles: self.sim.mdts().iter().map(|m| (m.clone(), self.sim.oracle(m))).collect(),
             members: self.scene.dir().join("members"),
             groups: self.options.groups.iter().chain(&self.joined_by_pattern).map(|g| self.group(g)).collect(),
@@ -226,10 +254,6 @@ impl Run {
             retractions: self.retractions,
             pinned: self.pinned,
             fault: fault.to_owned(),
-            sink: match self.options.delivery {
-                "idempotent" => "kafka-idempotent".to_owned(),
-                _ => "kafka".to_owned(),
-            },
             runs,
             recovery_ms,
             said: Vec::new(),

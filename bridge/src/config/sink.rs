@@ -1,6 +1,9 @@
 //! Which broker, and its settings: the one table that stands under `sink`.
 
+use clbridge_sinks::SinkError;
+use clbridge_sinks::amqp::AmqpConfig;
 use clbridge_sinks::kafka::{Delivery, KafkaConfig};
+use clbridge_sinks::nats::NatsConfig;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
@@ -12,6 +15,12 @@ pub struct SinkConfig {
     /// Apache Kafka.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kafka: Option<KafkaConfig>,
+    /// NATS JetStream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats: Option<NatsConfig>,
+    /// RabbitMQ by AMQP 0.9.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub amqp: Option<AmqpConfig>,
 }
 
 /// The settings of the broker that was chosen.
@@ -19,13 +28,21 @@ pub struct SinkConfig {
 pub enum Chosen {
     /// Apache Kafka.
     Kafka(KafkaConfig),
+    /// NATS JetStream.
+    Nats(NatsConfig),
+    /// RabbitMQ.
+    Amqp(AmqpConfig),
 }
 
 impl SinkConfig {
-    /// The broker whose table is there, else the default one with its default settings.
+    /// The broker whose table is there, else Kafka with its default settings.
     #[must_use]
     pub fn chosen(&self) -> Chosen {
-        Chosen::Kafka(self.kafka.clone().unwrap_or_default())
+        match self {
+            Self { nats: Some(own), .. } => Chosen::Nats(own.clone()),
+            Self { amqp: Some(own), .. } => Chosen::Amqp(own.clone()),
+            Self { kafka, .. } => Chosen::Kafka(kafka.clone().unwrap_or_default()),
+        }
     }
 
     /// What `status` calls it.
@@ -34,30 +51,51 @@ impl SinkConfig {
         match self.chosen() {
             Chosen::Kafka(KafkaConfig { delivery: Delivery::Transactional, .. }) => "kafka",
             Chosen::Kafka(KafkaConfig { delivery: Delivery::Idempotent, .. }) => "kafka-idempotent",
+            Chosen::Nats(_) => "nats",
+            Chosen::Amqp(_) => "amqp",
         }
     }
 
-    /// Refuses what a sink has a setting for and the configuration another place, and what the sink itself refuses.
+    /// Refuses two brokers, what a sink has a setting for and the configuration another place, and what the sink itself
+    /// refuses.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let tables = [("kafka", self.kafka.is_some()), ("nats", self.nats.is_some()), ("amqp", self.amqp.is_some())];
+        let given: Vec<&str> = tables.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect();
+        if let [first, second, ..] = given[..] {
+            return Err(ConfigError::impossible(
+                format!("sink.{second}"),
+                format!("a bridge has one broker, and there is `sink.{first}` too: run one bridge for each"),
+            ));
+        }
         match self.chosen() {
-            Chosen::Kafka(given) => kafka(&given),
+            Chosen::Kafka(own) => {
+                let default = KafkaConfig::default();
+                refuse("kafka.instance", own.instance != default.instance, INSTANCE)?;
+                refuse("kafka.partitions", own.partitions != default.partitions, PARTITIONS)?;
+                refuse("kafka.mock", own.mock, "only `clbridge demo` uses a mock broker")?;
+                refused("kafka", own.check())
+            }
+            Chosen::Nats(own) => {
+                let default = NatsConfig::default();
+                refuse("nats.instance", own.instance != default.instance, INSTANCE)?;
+                refuse("nats.partitions", own.partitions != default.partitions, PARTITIONS)?;
+                refused("nats", own.check())
+            }
+            Chosen::Amqp(own) => {
+                refuse("amqp.instance", own.instance != AmqpConfig::default().instance, INSTANCE)?;
+                refused("amqp", own.check())
+            }
         }
     }
 }
 
-fn kafka(given: &KafkaConfig) -> Result<(), ConfigError> {
-    let default = KafkaConfig::default();
-    let elsewhere = [
-        ("instance", given.instance != default.instance, "set the key `instance` instead"),
-        (
-            "partitions",
-            given.partitions != default.partitions,
-            "set the keys `feed.partitions`, `feeds.NAME.partitions` instead",
-        ),
-        ("mock", given.mock, "only `clbridge demo` uses a mock broker"),
-    ];
-    if let Some((key, _, what)) = elsewhere.into_iter().find(|(_, set, _)| *set) {
-        return Err(ConfigError::impossible(format!("sink.kafka.{key}"), what));
-    }
-    given.check().map_err(|e| ConfigError::impossible("sink.kafka", e.to_string()))
+const INSTANCE: &str = "set the key `instance` instead";
+const PARTITIONS: &str = "set the keys `feed.partitions`, `feeds.NAME.partitions` instead";
+
+fn refuse(key: &str, set: bool, why: &str) -> Result<(), ConfigError> {
+    if set { Err(ConfigError::impossible(format!("sink.{key}"), why)) } else { Ok(()) }
+}
+
+fn refused(sink: &str, checked: Result<(), SinkError>) -> Result<(), ConfigError> {
+    checked.map_err(|e| ConfigError::impossible(format!("sink.{sink}"), e.to_string()))
 }

@@ -4,7 +4,6 @@
 
 use std::time::{Duration, Instant};
 
-use clbridge_schemas::avro::{self, Retracts};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -14,8 +13,9 @@ use super::context::Quiet;
 use super::native::{Found, NativeError, Place, Where, positions};
 use super::{Shared, client_error, moves, sort, sort_kafka};
 use crate::error::SinkError;
-use crate::retraction::{RETRACTS_HEADER, read_header};
-use crate::topic::{Head, Position, Stored, Topic};
+use crate::record;
+use crate::retraction::RETRACTS_HEADER;
+use crate::topic::{Position, Stored, Topic};
 
 /// A part of a partition: offsets `from..until`.
 #[derive(Clone, Copy, Debug)]
@@ -154,40 +154,14 @@ pub(super) fn retracts_header<'m>(m: &'m BorrowedMessage<'_>) -> Option<&'m [u8]
     m.headers()?.iter().find(|h| h.key == RETRACTS_HEADER)?.value
 }
 
-/// Understands the value of that header.
-pub(super) fn retracts(topic: &str, at: Position, header: Option<&[u8]>) -> Result<Option<Retracts>, SinkError> {
-    let Some(value) = header else { return Ok(None) };
-    read_header(value).map(Some).ok_or_else(|| {
-        foreign(
-            topic,
-            at,
-            format!("its header {RETRACTS_HEADER} is \"{}\", which no retraction has", value.escape_ascii()),
-        )
-    })
-}
-
-fn foreign(topic: &str, at: Position, why: String) -> SinkError {
-    SinkError::Mismatch {
-        what: format!("{topic} partition {} offset {}", at.partition, at.offset),
-        why,
-        hint: "find out who writes to this topic; nobody but the bridge may".to_owned(),
-    }
+/// Where a record lies, in words.
+pub(super) fn place(topic: &str, at: Position) -> String {
+    format!("{topic} partition {} offset {}", at.partition, at.offset)
 }
 
 /// Understands a record of ours.
 pub(super) fn stored(topic: &Topic, raw: &Raw<'_>) -> Result<Stored, SinkError> {
-    let foreign = |why: String| foreign(&topic.name, raw.at, why);
-    let mut decoded =
-        avro::Head::decode(raw.payload).map_err(|e| foreign(format!("is not a record of clbridge: {e}")))?;
-    if decoded.mdt != topic.mdt.as_str() {
-        return Err(foreign(format!("is a record of {}", decoded.mdt)));
-    }
-    // Below version 5 only the header says it, and without it this would be taken for the record of that index.
-    if decoded.retracts.is_none() {
-        decoded.retracts = retracts(&topic.name, raw.at, raw.retracts)?;
-    }
-    let head = Head::of(&decoded).ok_or_else(|| foreign("has index 0, which no record has".to_owned()))?;
-    Ok(Stored { at: raw.at, head })
+    record::stored(topic, raw.at, &place(&topic.name, raw.at), raw.payload, raw.retracts)
 }
 
 /// An answer in which a partition's leader was moving is none: it is asked again.

@@ -118,14 +118,7 @@ impl Shared {
     fn last_state(&self, topic: &str, end: u64) -> Result<Option<State>, SinkError> {
         let lows = self.offsets(topic, 1, Where::Low)?;
         let found = self.last_records(topic, &lows, &[end], &mut |raw: &Raw<'_>| {
-            let unknown = |why: String| SinkError::Mismatch {
-                what: format!("State in {topic} at offset {}", raw.at.offset),
-                why,
-                hint: "run the version of clbridge that wrote it, or `clbridge reset`".to_owned(),
-            };
-            let state: State =
-                serde_json::from_slice(raw.payload).map_err(|e| unknown(format!("cannot be understood: {e}")))?;
-            if state.version == 1 { Ok(state) } else { Err(unknown(format!("has layout version {}", state.version))) }
+            State::read(&format!("State in {topic} at offset {}", raw.at.offset), raw.payload)
         })?;
         Ok(found.into_iter().next().flatten())
     }

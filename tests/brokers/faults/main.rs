@@ -1,4 +1,4 @@
-//! Faults on a real Kafka, each judged record by record.
+//! Faults on real brokers, each judged record by record.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod broker;
@@ -6,6 +6,7 @@ mod groups;
 mod kills;
 mod mdt_crash;
 mod meddling;
+mod other_sinks;
 mod replicated;
 mod rights;
 mod takeover;

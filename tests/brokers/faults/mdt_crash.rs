@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use clbridge_tests::bridge::Options;
 use clbridge_tests::run::{PATIENCE, Run};
 use clbridge_tests::sim::COMMIT_MS;
+use clbridge_tests::sink::Sink;
 use clbridge_tests::times::{rng, times};
 use clbridge_tests::{tell, wait};
 use mdt_sim::mdt::{Crash, Length};
@@ -72,13 +73,18 @@ fn crash(run: &Run, how: Crash) {
     assert!(report.lost > 0, "the crash took nothing back");
 }
 
-/// Crashes the MDT when it has published what is not committed; `amid` happens between the last commit and the crash.
-fn crash_uncommitted(run: &mut Run, how: Crash, amid: impl FnOnce(&mut Run)) {
+/// Ends the commits of the MDT, as [`hold_commits`]; returns when something behind them is published.
+fn publish_uncommitted(run: &Run) {
     let committed = hold_commits(run);
     let mdts = run.sim.mdts().len();
     wait::until_true("records behind the commit point are published", PATIENCE, || {
         run.bridge.running(mdts).is_some_and(|mdts| mdts[0].durable > committed + 50)
     });
+}
+
+/// Crashes the MDT when it has published what is not committed; `amid` happens between the last commit and the crash.
+fn crash_uncommitted(run: &mut Run, how: Crash, amid: impl FnOnce(&mut Run)) {
+    publish_uncommitted(run);
     amid(run);
     crash(run, how);
 }
@@ -88,14 +94,19 @@ fn incarnation(run: &Run) -> u32 {
     run.running()[0].incarnation
 }
 
-/// Waits until the MDT has begun a later incarnation, and it is shown, and something of it is cleared. Returns the
-/// milliseconds until the first.
+/// Waits until the MDT has begun a later incarnation, and it is shown, and something of it is durable, and clears go on.
+/// Returns the milliseconds until the first.
 fn noticed(run: &Run, before: u32, since: Instant) -> u64 {
     let mdts = run.sim.mdts().len();
     wait::until_true("the crash was noticed", PATIENCE, || {
         run.bridge.running(mdts).is_some_and(|mdts| mdts[0].incarnation > before)
     });
     let ms = u64::try_from(since.elapsed().as_millis()).unwrap();
+    // Behind its retraction: a bridge that dies before that one is durable begins the incarnation again.
+    let newest = run.sim.stats(&victim(run)).last_index;
+    wait::until_true("records of the new incarnation are durable", PATIENCE, || {
+        run.bridge.running(mdts).is_some_and(|mdts| mdts[0].durable > newest)
+    });
     let cleared = run.sim.stats(&victim(run)).cleared.unwrap_or(0);
     wait::until_true("clears go on behind the crash", PATIENCE, || {
         run.sim.stats(&victim(run)).cleared.unwrap_or(0) > cleared + 1000
@@ -120,36 +131,48 @@ fn repeat(mut run: Run, fault: &str, few: u32, stream: u64, mut round: impl FnMu
 }
 
 /// One group that keeps up, under a load that goes on.
-fn one_group(name: &str, mdts: usize) -> Run {
-    let mut run = Run::new(name, mdts, &Options::default());
+fn one_group(name: &str, mdts: usize, sink: Sink) -> Run {
+    let mut run = Run::new(name, mdts, &Options { sink, ..Options::default() });
     run.start();
     run.join("robinhood", &[]);
-    run.sim.emit(0, 2000);
+    run.sim.emit(0, sink.rate(2000));
     run.cleared_beyond(4000);
     run
 }
 
 #[test]
 fn reused_indexes_are_told_apart_when_an_mdt_crashes_while_it_is_read() {
+    a_crash_while_it_is_read(Sink::Kafka);
+}
+
+pub fn a_crash_while_it_is_read(sink: Sink) {
     // given two MDTs that are read, when one crashes, and its new log is shorter, equal or longer, then it is noticed
     let mut lengths = LENGTHS.into_iter().cycle();
-    repeat(one_group("crash-reading", 2), "MDT crash while reading", 3, 1, |run, draws| {
+    repeat(one_group("crash-reading", 2, sink), "MDT crash while reading", 3, 1, |run, draws| {
         crash_uncommitted(run, draws.crash_with(lengths.next().unwrap()), |_| ());
     });
 }
 
 #[test]
 fn reused_indexes_are_told_apart_when_every_record_is_replayed_with_a_new_time() {
+    a_crash_with_everything_replayed(Sink::Kafka);
+}
+
+pub fn a_crash_with_everything_replayed(sink: Sink) {
     // given an MDT that is read, when clients replay all that it lost, then the times tell them apart
-    repeat(one_group("crash-replay", 1), "MDT crash, all replayed with new times", 1, 2, |run, draws| {
+    repeat(one_group("crash-replay", 1, sink), "MDT crash, all replayed with new times", 1, 2, |run, draws| {
         crash_uncommitted(run, Crash { replay: 1.0, ..draws.crash_with(Length::Equal) }, |_| ());
     });
 }
 
 #[test]
 fn reused_indexes_are_told_apart_when_an_mdt_crashes_while_the_bridge_is_down() {
+    a_crash_while_the_bridge_is_down(Sink::Kafka);
+}
+
+pub fn a_crash_while_the_bridge_is_down(sink: Sink) {
     // given an MDT whose newest records are published and not committed, when it crashes after the bridge was killed
-    repeat(one_group("crash-down", 1), "MDT crash while the bridge is down", 1, 3, |run, draws| {
+    repeat(one_group("crash-down", 1, sink), "MDT crash while the bridge is down", 1, 3, |run, draws| {
         crash_uncommitted(run, draws.crash(), |run| run.bridge.kill9());
         // then the next start finds it
         run.bridge.start(None);
@@ -158,9 +181,13 @@ fn reused_indexes_are_told_apart_when_an_mdt_crashes_while_the_bridge_is_down() 
 
 #[test]
 fn reused_indexes_are_told_apart_when_the_bridge_is_killed_between_noticing_and_publishing() {
+    a_crash_and_the_bridge_killed_when_it_has_noticed(Sink::Kafka);
+}
+
+pub fn a_crash_and_the_bridge_killed_when_it_has_noticed(sink: Sink) {
     // given a bridge that will die when it has just noticed a crash
     repeat(
-        one_group("crash-killed", 1),
+        one_group("crash-killed", 1, sink),
         "MDT crash, bridge killed between detection and first publish",
         1,
         4,
@@ -183,8 +210,12 @@ fn reused_indexes_are_told_apart_when_the_bridge_is_killed_between_noticing_and_
 
 #[test]
 fn reused_indexes_are_told_apart_when_an_mdt_crashes_twice_in_a_row() {
+    two_crashes_in_a_row(Sink::Kafka);
+}
+
+pub fn two_crashes_in_a_row(sink: Sink) {
     // given an MDT that is read, when it crashes again as soon as it is back, then both are told apart
-    repeat(one_group("crash-twice", 1), "MDT crash twice in a row", 1, 5, |run, draws| {
+    repeat(one_group("crash-twice", 1, sink), "MDT crash twice in a row", 1, 5, |run, draws| {
         crash_uncommitted(run, draws.crash(), |_| ());
         let committed = hold_commits(run);
         let mdt = victim(run);
@@ -197,9 +228,13 @@ fn reused_indexes_are_told_apart_when_an_mdt_crashes_twice_in_a_row() {
 
 #[test]
 fn no_acknowledgement_of_what_was_taken_back_clears_what_stands_there_now() {
+    a_crash_that_takes_back_what_was_acknowledged(Sink::Kafka);
+}
+
+pub fn a_crash_that_takes_back_what_was_acknowledged(sink: Sink) {
     // given a group that has acknowledged records which are not committed yet
     repeat(
-        one_group("crash-acked", 1),
+        one_group("crash-acked", 1, sink),
         "MDT crash after all groups acknowledged what it takes back",
         1,
         6,
@@ -217,8 +252,12 @@ fn no_acknowledgement_of_what_was_taken_back_clears_what_stands_there_now() {
 
 #[test]
 fn reused_indexes_are_told_apart_when_the_prefetch_hides_the_crash_behind_a_stalled_broker() {
+    a_crash_hidden_behind_a_stalled_broker(Sink::Kafka);
+}
+
+pub fn a_crash_hidden_behind_a_stalled_broker(sink: Sink) {
     // given a bridge with so little memory that a stalled broker stops its reading at once
-    let options = Options { sink_memory: 1 << 20, ..Options::default() };
+    let options = Options { sink, sink_memory: 1 << 20, ..Options::default() };
     let mut run = Run::on_own_broker("crash-hidden", &[], 1, &options);
     run.start();
     run.join("robinhood", &[]);
@@ -243,8 +282,12 @@ fn reused_indexes_are_told_apart_when_the_prefetch_hides_the_crash_behind_a_stal
 
 #[test]
 fn nothing_is_cleared_early_when_a_clear_is_in_flight_while_an_mdt_crashes() {
+    a_crash_with_a_clear_in_flight(Sink::Kafka);
+}
+
+pub fn a_crash_with_a_clear_in_flight(sink: Sink) {
     // given an MDT with records that are stable, and a group that is behind
-    let run = one_group("crash-clear", 1);
+    let run = one_group("crash-clear", 1, sink);
     let sent = |run: &Run| run.bridge.log().matches("action=Clear").count();
     let (mut in_flight, mut all) = (0, 0);
     repeat(run, "MDT crash with a clear in flight", 1, 8, |run, draws| {
@@ -252,8 +295,7 @@ fn nothing_is_cleared_early_when_a_clear_is_in_flight_while_an_mdt_crashes() {
         std::thread::sleep(Duration::from_millis(COMMIT_MS * 10));
 
         // when the group catches up while the MDT is away, so that a clear is sent to it then
-        hold_commits(run);
-        std::thread::sleep(Duration::from_millis(COMMIT_MS));
+        publish_uncommitted(run);
         let before = sent(run);
         let how = Crash { down_s: draws.rng.random_range(6.0..8.0), ..draws.crash() };
         all += 1;

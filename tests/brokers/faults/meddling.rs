@@ -52,7 +52,7 @@ fn goes_on(run: &Run) {
 /// Commits a position for a group without members, as a careless script would.
 fn commit(run: &Run, group: &str, partition: u32, to: i64) {
     let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", run.broker.bootstrap())
+        .set("bootstrap.servers", run.broker.at())
         .set("group.id", run.group(group))
         .create()
         .unwrap();

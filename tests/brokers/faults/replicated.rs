@@ -45,7 +45,7 @@ fn nothing_is_lost_when_brokers_are_killed_one_by_one_and_all_together() {
         // when each broker in turn is killed -9, records go on flowing without it
         for node in 1..=3 {
             let before = run.durable();
-            run.broker.one(node, "kill9");
+            run.broker.one(node, "kill");
             let ms = flows_again(&run, &before);
             tell!("broker {node} killed: durable again after {ms} ms");
             recovery_ms = recovery_ms.max(ms);
@@ -75,10 +75,10 @@ fn nothing_is_lost_when_brokers_stall_one_by_one_and_all_together() {
         // when each broker in turn stands still for longer than its session, and comes back as what it was before
         for node in 1..=3 {
             let before = run.durable();
-            run.broker.one(node, "stop");
+            run.broker.one(node, "stall");
             std::thread::sleep(Duration::from_secs(8));
             let ms = flows_again(&run, &before);
-            run.broker.one(node, "cont");
+            run.broker.one(node, "continue");
             tell!("broker {node} stalled for more than 8 s: durable again {ms} ms after those");
             recovery_ms = recovery_ms.max(ms);
             run.broker.in_sync();
@@ -105,14 +105,14 @@ fn nothing_is_lost_when_a_follower_is_stopped_while_the_leader_is_killed() {
         // when a follower stands still and the leader is killed before anybody has noticed
         let (leader, followers) = run.broker.replicas(&topic, 0);
         let follower = followers[0];
-        run.broker.one(follower, "stop");
-        run.broker.one(leader, "kill9");
+        run.broker.one(follower, "stall");
+        run.broker.one(leader, "kill");
         std::thread::sleep(Duration::from_secs(3));
         let before = run.durable();
         tell!("partition 0: leader {leader} killed while follower {follower} stood still");
 
         // then nothing is confirmed by the one that is left, and all flows when the two are back
-        run.broker.one(follower, "cont");
+        run.broker.one(follower, "continue");
         run.broker.one(leader, "restart");
         recovery_ms = recovery_ms.max(flows_again(&run, &before));
         run.broker.in_sync();
@@ -142,6 +142,25 @@ fn nothing_is_lost_when_the_network_between_bridge_and_brokers_is_cut() {
     }
     run.ended_by = "by itself, with the network".into();
     end(run, "network between bridge and brokers dropped, then cut", rounds * 2, recovery_ms);
+}
+
+#[test]
+fn clears_go_on_behind_brokers_that_answer_later_than_the_groups_are_looked_at() {
+    // given a bridge that looks at its groups every 100 ms, and reaches the cluster through a proxy
+    let mut run = under_load("replicated-slow", Options { by_proxy: true, ..Options::default() });
+    let (rounds, mut recovery_ms) = (times(1), 0);
+    for _ in 0..rounds {
+        // when every answer takes half a second longer
+        run.broker.traffic(Traffic::Slow);
+        let (before, cleared) = (run.durable(), run.sim.cleared());
+
+        // then records become durable, and what groups acknowledge is cleared, far beyond what was on its way
+        recovery_ms = recovery_ms.max(run.recovered_ms(Instant::now(), &before));
+        run.cleared_beyond(cleared + 20_000);
+        run.broker.traffic(Traffic::Passes);
+    }
+    run.ended_by = "nothing had to be".into();
+    end(run, "network between bridge and brokers slow: half a second for an answer", rounds, recovery_ms);
 }
 
 #[test]

@@ -5,14 +5,15 @@ use std::time::Instant;
 use clbridge::status::Phase;
 use clbridge_tests::bridge::{Bridge, Options};
 use clbridge_tests::run::{PATIENCE, Run};
+use clbridge_tests::sink::Sink;
 use clbridge_tests::times::times;
 use clbridge_tests::{tell, wait};
 
 /// MDTs of these tests.
 const MDTS: usize = 2;
 
-fn options() -> Options {
-    Options { groups: vec!["robinhood", "lake"], takeover_after: "4s", ..Options::default() }
+fn options(sink: Sink) -> Options {
+    Options { sink, groups: vec!["robinhood", "lake"], takeover_after: "4s", ..Options::default() }
 }
 
 /// Waits until this bridge says of every MDT that another one has it.
@@ -33,13 +34,13 @@ fn takes_over(bridge: &Bridge, before: &[u64], since: Instant) -> u64 {
 }
 
 /// A bridge that works under load, and one that waits.
-fn one_works_and_one_waits(name: &str) -> (Run, Bridge) {
-    let mut run = Run::new(name, MDTS, &options());
-    let mut other = run.another("other", &options());
+fn one_works_and_one_waits(name: &str, sink: Sink) -> (Run, Bridge) {
+    let mut run = Run::new(name, MDTS, &options(sink));
+    let mut other = run.another("other", &options(sink));
     run.start();
     run.join("robinhood", &["--log-records"]);
     run.join("lake", &[]);
-    run.sim.emit(0, 2000);
+    run.sim.emit(0, run.sink().rate(2000));
     run.cleared_beyond(4000);
     other.start(None);
     waits(&other);
@@ -59,8 +60,12 @@ fn end(mut run: Run, mut other: Bridge, fault: &str, runs: u32, recovery_ms: u64
 
 #[test]
 fn the_waiting_bridge_takes_over_when_the_working_one_is_killed_or_stopped() {
+    the_worker_killed_or_stopped(Sink::Kafka);
+}
+
+pub fn the_worker_killed_or_stopped(sink: Sink) {
     // given two bridges
-    let (mut run, mut other) = one_works_and_one_waits("takeover");
+    let (mut run, mut other) = one_works_and_one_waits("takeover", sink);
     let (rounds, mut recovery_ms) = (times(4), 0);
     for round in 1..=rounds {
         // when the one that works is killed, or stands still for longer than the other waits
@@ -93,8 +98,12 @@ fn the_waiting_bridge_takes_over_when_the_working_one_is_killed_or_stopped() {
 
 #[test]
 fn the_waiting_bridge_takes_over_at_once_when_the_working_one_ends_in_good_order() {
+    the_worker_ended(Sink::Kafka);
+}
+
+pub fn the_worker_ended(sink: Sink) {
     // given two bridges
-    let (mut run, mut other) = one_works_and_one_waits("handover");
+    let (mut run, mut other) = one_works_and_one_waits("handover", sink);
 
     // when the one that works is asked to end
     let (before, began) = (run.durable(), Instant::now());
@@ -113,17 +122,21 @@ fn the_waiting_bridge_takes_over_at_once_when_the_working_one_ends_in_good_order
 
 #[test]
 fn a_second_bridge_of_the_same_name_fences_the_first_which_waits() {
+    a_second_bridge_of_the_same_name(Sink::Kafka);
+}
+
+pub fn a_second_bridge_of_the_same_name(sink: Sink) {
     // given a bridge that works
-    let mut run = Run::new("same-name", MDTS, &options());
+    let mut run = Run::new("same-name", MDTS, &options(sink));
     run.start();
     run.join("robinhood", &[]);
     run.join("lake", &[]);
-    run.sim.emit(0, 2000);
+    run.sim.emit(0, run.sink().rate(2000));
     run.cleared_beyond(4000);
 
     // when somebody starts another one with its name by mistake
     let before = run.durable();
-    let mut twin = run.twin(&options());
+    let mut twin = run.twin(&options(sink));
     let began = Instant::now();
     twin.start(None);
 
@@ -137,8 +150,8 @@ fn a_second_bridge_of_the_same_name_fences_the_first_which_waits() {
 #[test]
 fn mdts_spread_over_two_bridges_and_each_stands_in_for_the_other() {
     // given two bridges, each on standby for the other's MDT
-    let first = Options { standby: vec!["lustre-MDT0001"], ..options() };
-    let second = Options { standby: vec!["lustre-MDT0000"], ..options() };
+    let first = Options { standby: vec!["lustre-MDT0001"], ..options(Sink::Kafka) };
+    let second = Options { standby: vec!["lustre-MDT0000"], ..options(Sink::Kafka) };
     let mut run = Run::new("spread", MDTS, &first);
     let mut other = run.another("other", &second);
     run.bridge.start(None);
@@ -150,7 +163,7 @@ fn mdts_spread_over_two_bridges_and_each_stands_in_for_the_other() {
     assert!(!has(&run.bridge, 1) && !has(&other, 0), "an MDT was taken that the other one should have");
     run.join("robinhood", &[]);
     run.join("lake", &[]);
-    run.sim.emit(0, 2000);
+    run.sim.emit(0, run.sink().rate(2000));
     run.cleared_beyond(4000);
 
     // when one is killed

@@ -11,7 +11,7 @@ use clbridge_schemas::avro::{Additions, Encoder, Framing, SchemaVersion};
 use clbridge_schemas::ids::{MdtName, RecordId};
 use clbridge_schemas::lustre::{Fid, Record, RecordType, Time, View};
 use clbridge_sinks::{
-    Batch, Consumer, Durable, GroupObserver, Head, MdtSelection, Message, Position, Publisher, Recovered, Refused,
+    Batch, Consumer, Durable, GroupObserver, Head, MdtSelection, Message, Position, Positions, Publisher, Recovered, Refused,
     Sink, SinkError, State, Stored, Topic, TopicIx, TopicSpec,
 };
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -111,6 +111,11 @@ pub fn id(index: u64) -> RecordId {
 /// The partition that all sentences give a record.
 pub fn partition(topic: &Topic, index: u64) -> u32 {
     (index * 7 % u64::from(topic.partitions)) as u32
+}
+
+/// The position that the first record of a topic gets.
+pub fn first_position(sink: &dyn Sink) -> u64 {
+    u64::from(sink.capabilities().positions == Positions::Sequence)
 }
 
 /// Says why a sentence, or a part of it, has nothing to ask of this broker. Only a declared capability may be a reason.

@@ -2,7 +2,7 @@
 
 use clbridge_sinks::{GroupSpec, MdtSelection, Offsets, Policy, StartAt, Topic};
 
-use crate::ground::{Ground, Mdt, counts, new_group, new_mdt, take};
+use crate::ground::{Ground, Mdt, counts, first_position, new_group, new_mdt, take};
 
 fn nothing(topic: &Topic) -> Offsets {
     vec![None; topic.partitions as usize]
@@ -19,7 +19,7 @@ pub async fn a_group_that_committed_nothing_has_no_position(g: &dyn Ground) {
     assert_eq!(topic.groups[&group], nothing(mdt.topic()));
     assert_eq!(topic.id, mdt.topic().id);
     let partitions = mdt.topic().partitions as usize;
-    assert_eq!((topic.low.as_slice(), topic.end.len()), (vec![0; partitions].as_slice(), partitions));
+    assert_eq!((topic.low.as_slice(), topic.end.len()), (vec![first_position(&*mdt.sink); partitions].as_slice(), partitions));
 }
 
 pub async fn only_what_was_committed_is_progress(g: &dyn Ground) {
@@ -94,7 +94,7 @@ pub async fn a_running_group_is_registered_in_a_new_topic_before_its_first_recor
     let mut second = Mdt::named(g, later, &[None]).await;
     assert!(second.topic().created || !second.topic().id.is_empty());
     let written = g.observer().register(&group, second.topic(), StartAt::Newest).await.unwrap();
-    assert_eq!(written, vec![Some(0); second.topic().partitions as usize]);
+    assert_eq!(written, vec![Some(first_position(&*second.sink)); second.topic().partitions as usize]);
     second.write(1..=90);
     // then the member gets every one of them
     let all = take(&mut *member, true, |all| counts(all).len() >= 90).await;

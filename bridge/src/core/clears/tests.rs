@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use std::num::NonZeroU64;
 use std::time::Duration;
 

@@ -11,9 +11,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 
 use super::config::KafkaConfig;
-use super::read::{retracts, retracts_header};
+use super::read::{place, retracts_header};
 use super::sort_kafka;
 use crate::error::SinkError;
+use crate::record::retracts;
 use crate::registry::MdtSelection;
 use crate::topic::Position;
 use crate::traits::{Consumed, Subscription};
@@ -54,7 +55,7 @@ fn consumed(m: &BorrowedMessage<'_>) -> Result<Consumed, SinkError> {
         at,
         key: m.key().map(<[u8]>::to_vec),
         payload: m.payload().unwrap_or_default().to_vec(),
-        retracts: retracts(m.topic(), at, retracts_header(m))?,
+        retracts: retracts(&place(m.topic(), at), retracts_header(m))?,
     })
 }
 

@@ -24,7 +24,7 @@ use super::slot::{SEQ_BITS, Slot};
 use super::sort;
 use crate::error::{Refused, SinkError};
 use crate::retraction::{RETRACTS_HEADER, header_of};
-use crate::state::{STATE_MAX_BYTES, State};
+use crate::state::State;
 use crate::topic::Topic;
 use crate::traits::{Durable, Message, Publisher};
 use durable::Sealed;
@@ -183,19 +183,6 @@ impl KafkaPublisher {
         let sorted = sort(format!("{}: {doing}", self.what), &e);
         self.fail(sorted)
     }
-
-    fn encode(&self, state: &State) -> Result<Vec<u8>, SinkError> {
-        let wrong = |why: String| SinkError::Mismatch {
-            what: format!("{}: State {}", self.what, state.number),
-            why,
-            hint: "remove groups or feeds that are no longer used".to_owned(),
-        };
-        let bytes = serde_json::to_vec(state).map_err(|e| wrong(e.to_string()))?;
-        if bytes.len() > STATE_MAX_BYTES {
-            return Err(wrong(format!("has {} bytes, at most {STATE_MAX_BYTES} are allowed", bytes.len())));
-        }
-        Ok(bytes)
-    }
 }
 
 /// How a publisher that was fenced remembers it.
@@ -272,7 +259,7 @@ impl Publisher for KafkaPublisher {
             }));
         }
         if let Some(state) = state {
-            let bytes = self.encode(state)?;
+            let bytes = state.write(&self.what)?;
             self.state_arena.push(STATE_TAG, Some(STATE_KEY), &bytes);
         }
         self.slots.iter_mut().for_each(Slot::seal);
@@ -303,7 +290,7 @@ impl Publisher for KafkaPublisher {
         if self.storing.is_some() {
             return Err(Refused::Full);
         }
-        let bytes = self.encode(state)?;
+        let bytes = state.write(&self.what)?;
         self.submit(Job::State(bytes))?;
         self.storing = Some(state.number);
         Ok(())
