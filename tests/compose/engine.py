@@ -105,7 +105,9 @@ def _own(environment):
                 said = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
                 raise NoEngine(f"dockerd does not start on this machine. Its last words:\n{said}")
             time.sleep(0.2)
-        yield Docker(environment)
+        engine = Docker(environment)
+        yield engine
+        engine.run("image", "prune", "-f")  # what this run's builds replaced; all images here are ours
     finally:
         processes.end(who, 60)
         note.unlink(missing_ok=True)

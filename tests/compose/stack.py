@@ -21,7 +21,7 @@ GROUPS = ("robinhood", "lake", "audit")
 JOURNALS = "/var/lib/mdt-sim"
 
 
-def until(what, condition, seconds=180):
+def until(what, condition, seconds=300):
     """Waits for what must come; gives up, and says what did not come."""
     end = time.monotonic() + seconds
     while True:
