@@ -198,7 +198,7 @@ class Broker:
         self._child, state["process"] = processes.spawn(command, self.folder / "kafka.log", self.folder)
         self._write(state)
 
-    def wait(self, seconds=120):
+    def wait(self, seconds=300):
         """Waits until the broker answers; fails at once when its process ends."""
         state = self.state()
         end = time.monotonic() + seconds
