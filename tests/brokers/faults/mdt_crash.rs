@@ -87,18 +87,21 @@ fn publish_uncommitted(run: &Run) -> u64 {
 }
 
 /// Crashes the MDT when it has published what is not committed; `amid` happens between the last commit and the crash.
-/// Where that takes the machine so long that something behind the commit point is cleared, which an MDT that commits
-/// once in `clear.min_age` does not see, it is undone and tried again.
+/// Where that takes the machine so long that something behind the commit point is stable or cleared, which an MDT that
+/// commits once in `clear.min_age` does not see, it is undone and tried again.
 fn crash_uncommitted(run: &mut Run, how: Crash, mut amid: impl FnMut(&mut Run), mut undo: impl FnMut(&mut Run)) {
     let mdt = victim(run);
     for _ in 0..TRIES {
         let committed = publish_uncommitted(run);
+        // A dead bridge says nothing, and makes nothing stable.
+        let stable = |run: &Run| run.bridge.status().and_then(|s| s.mdts.first().map(|m| m.stable)).unwrap_or(0);
+        let before = stable(run);
         amid(run);
-        let cleared = run.sim.stats(&mdt).cleared.unwrap_or(0);
-        if cleared <= committed {
+        let safe = before.max(stable(run)).max(run.sim.stats(&mdt).cleared.unwrap_or(0));
+        if safe <= committed {
             return crash(run, how);
         }
-        tell!("too slow: {cleared} is cleared, and {committed} committed; once more");
+        tell!("too slow: {safe} is stable or cleared, and only {committed} committed; once more");
         run.sim.commit_interval(&mdt, COMMIT_MS);
         undo(run);
     }
