@@ -222,7 +222,7 @@ impl Broker {
 
     /// Waits until no partition of the cluster lacks a copy.
     pub fn in_sync(&self) {
-        wait::until_true("every partition is in sync", Duration::from_secs(120), || {
+        wait::until_true("every partition is in sync", Duration::from_secs(300), || {
             self.tool("kafka-topics", &["--describe", "--under-replicated-partitions"]).trim().is_empty()
         });
     }

@@ -19,6 +19,9 @@ fn victim(run: &Run) -> String {
     run.sim.mdts()[0].clone()
 }
 
+/// How often a crash is tried on a busy machine.
+const TRIES: u32 = 20;
+
 /// Every length of the new log.
 const LENGTHS: [Length; 3] = [Length::Shorter, Length::Equal, Length::Longer];
 
@@ -73,21 +76,41 @@ fn crash(run: &Run, how: Crash) {
     assert!(report.lost > 0, "the crash took nothing back");
 }
 
-/// Ends the commits of the MDT, as [`hold_commits`]; returns when something behind them is published.
-fn publish_uncommitted(run: &Run) {
+/// Ends the commits of the MDT, as [`hold_commits`]; returns the last index committed when something behind it is
+/// published.
+fn publish_uncommitted(run: &Run) -> u64 {
     let committed = hold_commits(run);
     let mdts = run.sim.mdts().len();
     wait::until_true("records behind the commit point are published", PATIENCE, || {
         run.bridge.running(mdts).is_some_and(|mdts| mdts[0].durable > committed + 50)
     });
+    committed
 }
 
 /// Crashes the MDT when it has published what is not committed; `amid` happens between the last commit and the crash.
-fn crash_uncommitted(run: &mut Run, how: Crash, amid: impl FnOnce(&mut Run)) {
-    publish_uncommitted(run);
-    amid(run);
-    crash(run, how);
+/// Where that takes the machine so long that something behind the commit point is stable or cleared, which an MDT that
+/// commits once in `clear.min_age` does not see, it is undone and tried again.
+fn crash_uncommitted(run: &mut Run, how: Crash, mut amid: impl FnMut(&mut Run), mut undo: impl FnMut(&mut Run)) {
+    let mdt = victim(run);
+    for _ in 0..TRIES {
+        let committed = publish_uncommitted(run);
+        // A dead bridge says nothing, and makes nothing stable.
+        let stable = |run: &Run| run.bridge.status().and_then(|s| s.mdts.first().map(|m| m.stable)).unwrap_or(0);
+        let before = stable(run);
+        amid(run);
+        let safe = before.max(stable(run)).max(run.sim.stats(&mdt).cleared.unwrap_or(0));
+        if safe <= committed {
+            return crash(run, how);
+        }
+        tell!("too slow: {safe} is stable or cleared, and only {committed} committed; once more");
+        run.sim.commit_interval(&mdt, COMMIT_MS);
+        undo(run);
+    }
+    panic!("in {TRIES} tries the machine was too slow to crash an MDT within clear.min_age");
 }
+
+/// Nothing happens, or has to be undone.
+fn nothing(_: &mut Run) {}
 
 /// The incarnation of the MDT that crashes.
 fn incarnation(run: &Run) -> u32 {
@@ -149,7 +172,7 @@ pub fn a_crash_while_it_is_read(sink: Sink) {
     // given two MDTs that are read, when one crashes, and its new log is shorter, equal or longer, then it is noticed
     let mut lengths = LENGTHS.into_iter().cycle();
     repeat(one_group("crash-reading", 2, sink), "MDT crash while reading", 3, 1, |run, draws| {
-        crash_uncommitted(run, draws.crash_with(lengths.next().unwrap()), |_| ());
+        crash_uncommitted(run, draws.crash_with(lengths.next().unwrap()), nothing, nothing);
     });
 }
 
@@ -161,7 +184,7 @@ fn reused_indexes_are_told_apart_when_every_record_is_replayed_with_a_new_time()
 pub fn a_crash_with_everything_replayed(sink: Sink) {
     // given an MDT that is read, when clients replay all that it lost, then the times tell them apart
     repeat(one_group("crash-replay", 1, sink), "MDT crash, all replayed with new times", 1, 2, |run, draws| {
-        crash_uncommitted(run, Crash { replay: 1.0, ..draws.crash_with(Length::Equal) }, |_| ());
+        crash_uncommitted(run, Crash { replay: 1.0, ..draws.crash_with(Length::Equal) }, nothing, nothing);
     });
 }
 
@@ -173,7 +196,7 @@ fn reused_indexes_are_told_apart_when_an_mdt_crashes_while_the_bridge_is_down() 
 pub fn a_crash_while_the_bridge_is_down(sink: Sink) {
     // given an MDT whose newest records are published and not committed, when it crashes after the bridge was killed
     repeat(one_group("crash-down", 1, sink), "MDT crash while the bridge is down", 1, 3, |run, draws| {
-        crash_uncommitted(run, draws.crash(), |run| run.bridge.kill9());
+        crash_uncommitted(run, draws.crash(), |run| run.bridge.kill9(), |run| run.bridge.start(None));
         // then the next start finds it
         run.bridge.start(None);
     });
@@ -199,7 +222,7 @@ pub fn a_crash_and_the_bridge_killed_when_it_has_noticed(sink: Sink) {
                 run.bridge.running(1).is_some_and(|mdts| mdts[0].durable > durable)
             });
             // when that comes
-            crash_uncommitted(run, draws.crash(), |_| ());
+            crash_uncommitted(run, draws.crash(), nothing, nothing);
             wait::until_true("the bridge has died at the named point", PATIENCE, || run.bridge.has_ended());
             assert!(run.bridge.log().contains("failpoint before_retraction reached"));
             // then the next start notices it again
@@ -216,7 +239,7 @@ fn reused_indexes_are_told_apart_when_an_mdt_crashes_twice_in_a_row() {
 pub fn two_crashes_in_a_row(sink: Sink) {
     // given an MDT that is read, when it crashes again as soon as it is back, then both are told apart
     repeat(one_group("crash-twice", 1, sink), "MDT crash twice in a row", 1, 5, |run, draws| {
-        crash_uncommitted(run, draws.crash(), |_| ());
+        crash_uncommitted(run, draws.crash(), nothing, nothing);
         let committed = hold_commits(run);
         let mdt = victim(run);
         wait::until_true("there is something to lose again", PATIENCE, || {
@@ -239,12 +262,13 @@ pub fn a_crash_that_takes_back_what_was_acknowledged(sink: Sink) {
         1,
         6,
         |run, draws| {
-            crash_uncommitted(run, draws.crash(), |run| {
+            let acknowledged = |run: &mut Run| {
                 let committed = run.sim.stats(&victim(run)).committed_index;
                 wait::until_true("the group has acknowledged them", PATIENCE, || {
                     run.bridge.running(1).is_some_and(|mdts| mdts[0].acknowledged > committed + 50)
                 });
-            });
+            };
+            crash_uncommitted(run, draws.crash(), acknowledged, nothing);
             // then the judge finds no clear of what took their place before it was acknowledged
         },
     );
@@ -266,7 +290,7 @@ pub fn a_crash_hidden_behind_a_stalled_broker(sink: Sink) {
 
     // when the MDT crashes while the kernel still has prefetched records for a reader that waits for the broker
     repeat(run, "MDT crash hidden behind the prefetch while the broker is stalled", 1, 7, |run, draws| {
-        crash_uncommitted(run, draws.crash_with(Length::Longer), |run| {
+        let stall = |run: &mut Run| {
             run.broker.stop();
             wait::until_true("the bridge no longer reads", PATIENCE, || {
                 let read = || run.bridge.running(1).map(|mdts| mdts[0].read);
@@ -274,7 +298,8 @@ pub fn a_crash_hidden_behind_a_stalled_broker(sink: Sink) {
                 std::thread::sleep(Duration::from_millis(100));
                 before.is_some() && read() == before
             });
-        });
+        };
+        crash_uncommitted(run, draws.crash_with(Length::Longer), stall, |run| run.broker.cont());
         // then it is noticed all the same
         run.broker.cont();
     });
