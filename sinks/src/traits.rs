@@ -157,7 +157,7 @@ pub trait Sink: Send + Sync {
     ) -> Result<(), SinkError>;
 
     /// Forgets records below the given position of each partition, and those that are older than `keep` only.
-    /// Never the last record of a partition. Returns the new low marks.
+    /// Never the last record of a partition; with [`Positions::Sequence`] of the topic. Returns the new low marks.
     async fn trim(&self, topic: &Topic, below: &[u64], keep: Duration) -> Result<Vec<u64>, SinkError>;
 
     /// Makes the Avro schema readable for consumers by its fingerprint.

@@ -21,6 +21,24 @@ mod kafka;
 #[cfg(feature = "kafka")]
 #[path = "sink_contract/kafka_security.rs"]
 mod kafka_security;
+#[cfg(feature = "nats")]
+#[path = "sink_contract/nats.rs"]
+mod nats;
+#[cfg(feature = "nats")]
+#[path = "sink_contract/nats_access.rs"]
+mod nats_access;
+#[cfg(feature = "nats")]
+#[path = "sink_contract/nats_cluster.rs"]
+mod nats_cluster;
+#[cfg(feature = "nats")]
+#[path = "sink_contract/nats_floor.rs"]
+mod nats_floor;
+#[cfg(feature = "nats")]
+#[path = "sink_contract/nats_groups.rs"]
+mod nats_groups;
+#[cfg(feature = "nats")]
+#[path = "sink_contract/nats_own.rs"]
+mod nats_own;
 #[path = "sink_contract/publishing.rs"]
 mod publishing;
 #[path = "sink_contract/topics.rs"]
@@ -96,3 +114,5 @@ macro_rules! contract {
 contract!(kafka_transactional, crate::kafka::Kafka::new(clbridge_sinks::kafka::Delivery::Transactional));
 #[cfg(feature = "kafka")]
 contract!(kafka_idempotent, crate::kafka::Kafka::new(clbridge_sinks::kafka::Delivery::Idempotent));
+#[cfg(feature = "nats")]
+contract!(nats, crate::nats::Nats::new());

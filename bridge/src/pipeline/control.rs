@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use clbridge_schemas::ids::MdtName;
-use clbridge_sinks::{GroupObserver, Position, Sink, SinkError, Topic, TopicIx};
+use clbridge_sinks::{GroupObserver, Position, Positions, Sink, SinkError, Topic, TopicIx};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
@@ -204,7 +204,13 @@ impl Control {
 
     async fn trim(&self) -> Result<(), SinkError> {
         for topic in &self.topics {
-            let below = self.shared.core().trimmable(topic.ix);
+            let mut below = self.shared.core().trimmable(topic.ix);
+            if self.sink.capabilities().positions == Positions::Sequence
+                && let Some(furthest) = below.iter().copied().max()
+            {
+                // What may go of one partition may go of all before it: a quiet partition's last record holds nothing.
+                below.fill(furthest);
+            }
             if below.iter().any(|b| *b > 0) {
                 let low = self.sink.trim(topic, &below, self.settings.keep).await?;
                 debug!(topic = topic.name, ?below, ?low, "trimmed");

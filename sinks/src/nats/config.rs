@@ -20,8 +20,6 @@ pub struct NatsConfig {
     pub prefix: String,
     /// What the names of clbridge's own buckets and streams begin with: likewise.
     pub own_prefix: String,
-    /// Partitions of a record stream that is created, 1 to 256; an existing one keeps its own number.
-    pub partitions: u32,
     /// Copies of every stream that is created, 1 to 5: 3 in a cluster.
     pub replicas: u32,
     /// Limit of a record stream that is created: full, it refuses, and the reading stops. 0: none.
@@ -71,7 +69,6 @@ impl Default for NatsConfig {
             servers: "localhost:4222".to_owned(),
             prefix: "lustre".to_owned(),
             own_prefix: "clbridge".to_owned(),
-            partitions: 4,
             replicas: 1,
             max_bytes: 0,
             ordered_groups: String::new(),
@@ -119,7 +116,6 @@ impl NatsConfig {
             return Err(wrong("own_prefix", "is the same as nats.prefix", "give it another value"));
         }
         for (key, value, from, to) in [
-            ("partitions", u64::from(self.partitions), 1, u64::from(MOST_PARTITIONS)),
             ("replicas", u64::from(self.replicas), 1, 5),
             ("max_bytes", self.max_bytes, 0, i64::MAX as u64),
             ("ack_wait_ms", u64::from(self.ack_wait_ms), 1_000, 3_600_000),
@@ -207,9 +203,6 @@ impl NatsConfig {
     }
 }
 
-/// The most partitions: each is a subject of its stream.
-pub(super) const MOST_PARTITIONS: u32 = 256;
-
 fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|s| !s.is_empty())
 }
@@ -240,7 +233,6 @@ mod tests {
             ("servers", refused(|c| c.servers = " ,".into())),
             ("prefix", refused(|c| c.prefix = "a.b".into())),
             ("own_prefix", refused(|c| c.own_prefix = c.prefix.clone())),
-            ("partitions", refused(|c| c.partitions = 0)),
             ("replicas", refused(|c| c.replicas = 6)),
             ("window", refused(|c| c.window = 1)),
             ("memory_bytes", refused(|c| c.memory_bytes = 10)),

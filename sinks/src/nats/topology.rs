@@ -7,7 +7,6 @@ use serde_json::json;
 
 use super::Shared;
 use super::ask::{Which, bucket_stream};
-use super::config::{MOST_PARTITIONS, wrong};
 use super::link::Link;
 use crate::error::SinkError;
 use crate::state::State;
@@ -18,9 +17,11 @@ const MESSAGE_OVERHEAD: usize = 1024;
 /// The shortest memory that the server can be told to have of message ids: they chain messages here, and are not for
 /// finding duplicates.
 const ID_MEMORY: Duration = Duration::from_millis(100);
+/// The most partitions.
+const MOST_PARTITIONS: u32 = 256;
 /// Groups and ephemeral readers of one stream.
 const MOST_CONSUMERS: i32 = 10_000;
-/// Messages about one group, and bytes, that are kept of what the server said. The first ones are the ones that count.
+/// Messages about one group that are kept of what the server said. The first ones are the ones that count.
 const MOST_ADVISORIES: i64 = 1_000;
 
 impl Shared {
@@ -100,7 +101,11 @@ impl Shared {
 
     fn partitions(&self, spec: &TopicSpec) -> Result<u32, SinkError> {
         if spec.partitions > MOST_PARTITIONS {
-            return Err(wrong("partitions", format!("is {}", spec.partitions), format!("at most {MOST_PARTITIONS}")));
+            return Err(SinkError::Mismatch {
+                what: format!("feed {} of {}", spec.feed.as_deref().unwrap_or("(default)"), spec.mdt),
+                why: format!("asks for {} partitions, each of which is a subject of its stream", spec.partitions),
+                hint: format!("set its `partitions` to at most {MOST_PARTITIONS}"),
+            });
         }
         Ok(spec.partitions.max(1))
     }

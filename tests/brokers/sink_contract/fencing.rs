@@ -18,11 +18,31 @@ pub async fn the_second_recover_fences_the_first_for_good(g: &dyn Ground) {
         retry(&mut *first.publisher, &mut seen, |p| p.seal(Some(id(2000)), None));
         wait_for(&mut *first.publisher, &mut seen, |s| s.frontier == Some(id(2000)));
     }
-    // when a second one starts and publishes
-    let mut second = Mdt::named(g, first.name.clone(), &[None]).await;
-    assert_eq!(second.state.frontier.unwrap().id, id(100));
-    let from = if exact { 101 } else { 10_001 };
-    second.write(from..=from + 99);
+    // when a second one starts and publishes (again, where what the first had on its way overtook it)
+    let (mut second, from) = loop {
+        let mut second = Mdt::named(g, first.name.clone(), &[None]).await;
+        assert_eq!(second.state.frontier.unwrap().id, id(100));
+        let there = indexes(&second.read_all().await).pop().unwrap();
+        assert!(!atomic || there == 100, "what was not sealed is there: {there}");
+        let from = if exact { there + 1 } else { 10_001 };
+        let mut seen = Seen::default();
+        second.publish(from..=from, &mut seen);
+        retry(&mut *second.publisher, &mut seen, |p| p.seal(Some(id(from)), atomic.then_some(&second.state)));
+        let began = Instant::now();
+        let overtaken = loop {
+            match second.publisher.poll(Duration::from_millis(50), &mut |d| seen.note(d)) {
+                Ok(()) if seen.frontier == Some(id(from)) => break None,
+                Ok(()) => assert!(began.elapsed() < HANG, "neither durable nor dead"),
+                Err(e) => break Some(e),
+            }
+        };
+        match overtaken {
+            None => break (second, from),
+            Some(SinkError::Unavailable { .. }) if !atomic => {}
+            Some(e) => panic!("{e}"),
+        }
+    };
+    second.write(from + 1..=from + 99);
     // then the first can make nothing durable any more, and says that it is fenced
     first.state.number += 100;
     let began = Instant::now();

@@ -11,7 +11,7 @@ use clbridge_schemas::avro::{Additions, Encoder, Framing, SchemaVersion};
 use clbridge_schemas::ids::{MdtName, RecordId};
 use clbridge_schemas::lustre::{Fid, Record, RecordType, Time, View};
 use clbridge_sinks::{
-    Batch, Consumer, Durable, GroupObserver, Head, MdtSelection, Message, Position, Positions, Publisher, Recovered, Refused,
+    Batch, Consumer, Durable, GroupObserver, Head, MdtSelection, Message, Position, Publisher, Recovered, Refused,
     Sink, SinkError, State, Stored, Topic, TopicIx, TopicSpec,
 };
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -113,9 +113,13 @@ pub fn partition(topic: &Topic, index: u64) -> u32 {
     (index * 7 % u64::from(topic.partitions)) as u32
 }
 
-/// The position that the first record of a topic gets.
-pub fn first_position(sink: &dyn Sink) -> u64 {
-    u64::from(sink.capabilities().positions == Positions::Sequence)
+/// The position that the first record of a topic gets, asked of one that was never written.
+pub async fn first_position(g: &dyn Ground, untouched: &Topic) -> u64 {
+    let progress = g.observer().progress(&[], std::slice::from_ref(untouched)).await.unwrap();
+    let (low, end) = (&progress.topics[&untouched.name].low, &progress.topics[&untouched.name].end);
+    assert_eq!(low, end);
+    assert!(low.iter().all(|first| *first == low[0] && *first <= 1), "{low:?}");
+    low[0]
 }
 
 /// Says why a sentence, or a part of it, has nothing to ask of this broker. Only a declared capability may be a reason.

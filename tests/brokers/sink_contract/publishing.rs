@@ -114,13 +114,13 @@ pub async fn what_was_never_sealed_is_not_reported_durable_and_not_counted_after
         mdt.publisher.poll(Duration::from_millis(10), &mut |d| seen.note(d)).unwrap();
     }
     assert_eq!((seen.frontier, seen.state), (None, None));
-    let exact = mdt.sink.capabilities().exactly_once;
+    let atomic = mdt.sink.capabilities().atomic_state;
     // when the bridge is killed and starts again
     let (recovered, topics) = mdt.crash(g).await;
     let there = indexes(&read_all(&*g.sink(), &topics[0]).await);
     // then State knows of the sealed batch only
     assert_eq!(recovered.state.unwrap().frontier.unwrap().id, id(100));
-    if exact {
+    if atomic {
         // and no reader ever sees the rest
         assert!(seen.places.is_empty());
         assert_eq!(there, (1..=100).collect::<Vec<_>>());
@@ -132,7 +132,7 @@ pub async fn tails_and_reads_at_positions_are_right_across_holes(g: &dyn Ground)
     let name = new_mdt();
     let mut first = Mdt::named(g, name.clone(), &[None]).await;
     first.write(1..=30);
-    let exact = first.sink.capabilities().exactly_once;
+    let atomic = first.sink.capabilities().atomic_state;
     let mut published_to = 30;
     for _ in 0..2 {
         let mut mdt = Mdt::named(g, name.clone(), &[None]).await;
@@ -147,7 +147,7 @@ pub async fn tails_and_reads_at_positions_are_right_across_holes(g: &dyn Ground)
         let last: Vec<_> = all.iter().map(|p| p.last().cloned()).collect();
         assert_eq!(recovered.tails[0], last);
         assert!(recovered.used);
-        if !exact {
+        if !atomic {
             // what comes next must rise
             published_to = all.iter().flatten().map(index_of).max().unwrap();
         }
