@@ -36,7 +36,7 @@ class Server:
     """The server of one folder. A kind says its name, `launched_by`, `serves`, `environment` and `_make`."""
 
     KIND = TITLE = ""
-    PATIENCE = 120  # seconds until it must serve
+    PATIENCE = 300  # seconds until it must serve, on a busy machine too
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder).absolute()
