@@ -6,9 +6,10 @@
 //! release binary in a process of its own, and so is each loop that it is compared with, so that CPU is read alike,
 //! from `/proc/PID/stat`. Nothing is asserted here: a figure that misses its bar is printed as missed.
 //!
-//! `bench [PART]...` takes parts alone: codec, sim, kafka, latency (idle is measured with it), scale. `BENCH_RUNS` (3),
+//! `bench [PART]...` takes parts alone: codec, sim, kafka, nats (the publisher alone), latency (idle is measured
+//! with it), scale. `BENCH_RUNS` (3),
 //! `BENCH_RECORDS` (600000, for rates) and `BENCH_SECONDS` (10, for latencies) set how long it takes;
-//! `KAFKA_BOOTSTRAP` names the broker, as `tests/up run` sets it.
+//! `KAFKA_BOOTSTRAP` and `NATS_URL` name the brokers, as `tests/up run` sets them.
 
 mod bare;
 mod base_producer;
@@ -31,7 +32,7 @@ use anyhow::{Context, Result, ensure};
 use report::Report;
 use setup::Bench;
 
-const PARTS: [&str; 5] = ["codec", "sim", "kafka", "latency", "scale"];
+const PARTS: [&str; 6] = ["codec", "sim", "kafka", "nats", "latency", "scale"];
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -52,6 +53,10 @@ fn main() -> Result<()> {
     }
     if wanted("kafka") {
         rate::run(&bench, &mut report)?;
+    }
+    if wanted("nats") {
+        let words = [bench.records.to_string(), bench.runs.max(3).to_string()];
+        example(&bench.examples.join("nats_publish_rate"), &words, &mut report)?;
     }
     if wanted("latency") {
         latency::run(&bench, &mut report)?;

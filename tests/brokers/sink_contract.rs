@@ -115,4 +115,4 @@ contract!(kafka_transactional, crate::kafka::Kafka::new(clbridge_sinks::kafka::D
 #[cfg(feature = "kafka")]
 contract!(kafka_idempotent, crate::kafka::Kafka::new(clbridge_sinks::kafka::Delivery::Idempotent));
 #[cfg(feature = "nats")]
-contract!(nats, crate::nats::Nats::new());
+contract!(nats_jetstream, crate::nats::Nats::new());

@@ -32,8 +32,8 @@ struct Got {
 #[derive(Deserialize)]
 struct Page<T> {
     total: usize,
-    #[serde(default = "Vec::new", alias = "streams", alias = "consumers")]
-    items: Vec<T>,
+    #[serde(alias = "streams", alias = "consumers")]
+    items: Option<Vec<T>>,
 }
 
 impl Link {
@@ -76,8 +76,9 @@ impl Link {
                 return Ok(all);
             };
             let page: Page<T> = page;
-            let last = page.items.is_empty();
-            all.extend(page.items);
+            let items = page.items.unwrap_or_default();
+            let last = items.is_empty();
+            all.extend(items);
             if last || all.len() >= page.total {
                 return Ok(all);
             }

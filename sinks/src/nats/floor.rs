@@ -130,7 +130,7 @@ impl Observed {
     /// What to compare with next time, if it is believed now. What was deleted at the beginning stays to be seen until a
     /// command passes over it.
     pub(super) fn next(&self, was: &Baseline) -> Baseline {
-        if self.low > was.floor + 1 && self.now.floor > was.floor {
+        if self.evicted(was) {
             return was.clone();
         }
         Baseline { advisory: was.advisory, base: was.base.max(self.now.base), deleted: self.now.deleted, ..self.now.clone() }
@@ -138,10 +138,12 @@ impl Observed {
 
     /// Whether messages that it had not read were deleted at the beginning.
     pub(super) fn evicted(&self, was: &Baseline) -> bool {
-        self.low > was.floor.max(was.base) + 1
-            && self.now.drift < was.drift
-            && self.now.stream == was.stream
-            && self.now.created == was.created
+        self.below_start(was) && self.now.drift < was.drift
+    }
+
+    /// Whether it was last believed below the first message that there is now.
+    pub(super) fn below_start(&self, was: &Baseline) -> bool {
+        self.low > was.floor.max(was.base) + 1 && self.now.stream == was.stream && self.now.created == was.created
     }
 }
 

@@ -236,7 +236,7 @@ impl Shared {
             let stream = self.stream_of(&link, topic).await?;
             let advisories = self.advisories(&link, &topic.name).await?;
             let observed = observe(&link, &info, &stream, advisories);
-            if was.as_ref().is_some_and(|was| observed.evicted(was)) {
+            if was.as_ref().is_some_and(|was| observed.below_start(was)) {
                 self.adopt(&link, topic, &wanted, info, revision).await?;
             }
         }

@@ -22,8 +22,9 @@ use crate::traits::Recovered;
 
 /// How often State is read again because somebody wrote it in between.
 const ATTEMPTS: u32 = 20;
-/// How long an older writer's last messages are waited for before the end is looked at again.
-const SETTLE: Duration = Duration::from_millis(50);
+/// How long the end must stand: a dead writer's last messages may still be arriving. It saves a start or two; what comes
+/// later is refused, or refuses what comes first.
+const SETTLE: Duration = Duration::from_millis(25);
 
 impl Shared {
     pub(super) async fn recover(&self, mdt: &MdtName, topics: &[Topic]) -> Result<Recovered, SinkError> {
@@ -50,11 +51,11 @@ impl Shared {
     async fn standing_tails(&self, link: &Link, topic: &Topic) -> Result<(Vec<Option<Stored>>, u64), SinkError> {
         for _ in 0..ATTEMPTS {
             let end = self.end(link, topic).await?;
+            tokio::time::sleep(SETTLE).await;
             let found = self.tails(link, topic).await?;
             if self.end(link, topic).await? == end {
                 return Ok((found, end));
             }
-            tokio::time::sleep(SETTLE).await;
         }
         Err(SinkError::Unavailable {
             what: format!("reading the end of {}", topic.name),

@@ -180,8 +180,6 @@ impl Shared {
                 format!("{ADVISORY}.CONSUMER.MSG_TERMINATED.{stream}.>"),
                 format!("{ADVISORY}.CONSUMER.MAX_DELIVERIES.{stream}.>"),
                 format!("{ADVISORY}.CONSUMER.DELETED.{stream}.>"),
-                format!("{ADVISORY}.STREAM.UPDATED.{stream}"),
-                format!("{ADVISORY}.STREAM.DELETED.{stream}"),
             ],
             max_messages_per_subject: MOST_ADVISORIES,
             discard: DiscardPolicy::New,

@@ -1,6 +1,6 @@
 //! An ephemeral reader: consumers in memory that the server forgets by itself, without acknowledgements.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,8 @@ use super::{consumed, due, streams};
 use crate::error::SinkError;
 use crate::traits::{Batch, Consumed, Consumer, Subscription};
 
-type Delivery = Result<Consumed, (String, SinkError)>;
+/// What comes of the stream of this name; `None` last of all.
+type Delivery = (Arc<str>, Option<Result<Consumed, SinkError>>);
 
 /// A reader that sees what comes from its first `next` on.
 pub(in crate::nats) struct Ephemeral {
@@ -27,7 +28,7 @@ pub(in crate::nats) struct Ephemeral {
     looked: Option<Instant>,
     /// Whether it has looked before: streams that come later are read from their beginning.
     stands: bool,
-    attached: BTreeMap<String, ()>,
+    attached: BTreeSet<Arc<str>>,
     deliveries: SelectAll<Pin<Box<dyn Stream<Item = Delivery> + Send>>>,
 }
 
@@ -39,7 +40,7 @@ impl Ephemeral {
             what: what.clone(),
             looked: None,
             stands: false,
-            attached: BTreeMap::new(),
+            attached: BTreeSet::new(),
             deliveries: SelectAll::new(),
         }
     }
@@ -55,7 +56,7 @@ impl Ephemeral {
         self.shared = Some(Arc::clone(&shared));
         let link = shared.link().await?;
         for stream in streams(&shared, &link, &self.what, None).await? {
-            if !self.attached.contains_key(&stream) {
+            if !self.attached.contains(stream.as_str()) {
                 self.attach(&link, stream).await?;
             }
         }
@@ -72,29 +73,32 @@ impl Ephemeral {
         let consumer = link.js.create_consumer_on_stream(config, stream.as_str()).await;
         let consumer = consumer.map_err(|e| unavailable(e.to_string()))?;
         let messages = consumer.messages().await.map_err(|e| unavailable(e.to_string()))?;
-        self.attached.insert(stream.clone(), ());
+        let name: Arc<str> = stream.as_str().into();
+        self.attached.insert(Arc::clone(&name));
         let records = messages.map(move |message| {
-            let gone = |why: String| {
-                (stream.clone(), SinkError::Unavailable { what: format!("reading {stream}"), why })
-            };
+            let gone = |why: String| SinkError::Unavailable { what: format!("reading {stream}"), why };
             let message = message.map_err(|e| gone(e.to_string()))?;
             let sequence = message.info().map_err(|e| gone(e.to_string()))?.stream_sequence;
             consumed(&stream, sequence, &message.subject, &message.payload, message.headers.as_ref())
-                .map_err(|e| (stream.clone(), e))
         });
-        self.deliveries.push(Box::pin(records));
+        let all = records.map(Some).chain(futures_util::stream::iter([None]));
+        self.deliveries.push(Box::pin(all.map(move |record| (Arc::clone(&name), record))));
         Ok(())
     }
 
-    fn take(&mut self, delivery: Delivery) -> Result<Option<Consumed>, SinkError> {
-        match delivery {
-            Ok(record) => Ok(Some(record)),
-            // The client makes the consumer anew; a stream that is gone for good is none of this reader's any more.
-            Err((stream, SinkError::Unavailable { why, .. })) => {
-                tracing::debug!(stream, why, "an ephemeral reader broke off");
+    fn take(&mut self, (stream, record): Delivery) -> Result<Option<Consumed>, SinkError> {
+        match record {
+            Some(Ok(record)) => Ok(Some(record)),
+            // The client makes the consumer anew; a stream that was deleted ends, and is looked for again.
+            Some(Err(SinkError::Unavailable { why, .. })) => {
+                tracing::debug!(stream = &*stream, why, "an ephemeral reader broke off");
                 Ok(None)
             }
-            Err((_, e)) => Err(e),
+            Some(Err(e)) => Err(e),
+            None => {
+                self.attached.remove(&stream);
+                Ok(None)
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A member of a group. It never makes a consumer and acknowledges only what `done` was called for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use futures_util::stream::{SelectAll, Stream};
 use futures_util::{FutureExt, StreamExt};
 
 use super::super::config::NatsConfig;
-use super::super::groups::{PINNED, Wanted, observe};
+use super::super::groups::{PINNED, observe};
 use super::super::link::Link;
 use super::super::names::check_group;
 use super::super::{NatsSink, Shared};
@@ -27,7 +27,15 @@ const FIRST_POSITION_GRACE: Duration = Duration::from_secs(15);
 /// Messages asked for at once from each consumer.
 const PULL: usize = 200;
 
-type Delivery = (Arc<str>, Result<jetstream::Message, String>);
+/// What comes of one consumer, named by stream and consumer.
+type Delivery = (Arc<Pulled>, Option<Result<jetstream::Message, String>>);
+
+/// A consumer that is pulled from.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Pulled {
+    stream: String,
+    consumer: String,
+}
 
 /// A member of a group.
 pub(in crate::nats) struct Member {
@@ -36,8 +44,8 @@ pub(in crate::nats) struct Member {
     what: Subscription,
     link: Option<Link>,
     looked: Option<Instant>,
-    /// What it pulls from, as stream and consumer.
-    attached: BTreeMap<(String, String), Arc<str>>,
+    /// What it pulls from.
+    attached: BTreeSet<Arc<Pulled>>,
     deliveries: SelectAll<Pin<Box<dyn Stream<Item = Delivery> + Send>>>,
     /// Streams without a consumer of this group, and since when.
     missing: BTreeMap<String, Instant>,
@@ -54,7 +62,7 @@ impl Member {
             what: what.clone(),
             link: None,
             looked: None,
-            attached: BTreeMap::new(),
+            attached: BTreeSet::new(),
             deliveries: SelectAll::new(),
             missing: BTreeMap::new(),
             handed: HashMap::new(),
@@ -90,8 +98,9 @@ impl Member {
             };
             topic.partitions = self.shared.partitions_of(&topic, &info)?;
             for wanted in self.shared.consumers_of(&self.group, topic.partitions) {
-                if !self.attached.contains_key(&(topic.name.clone(), wanted.name.clone())) {
-                    self.attach(&link, &topic, &wanted).await?;
+                let pulled = Pulled { stream: topic.name.clone(), consumer: wanted.name.clone() };
+                if !self.attached.contains(&pulled) {
+                    self.attach(&link, pulled, wanted.partition.is_some()).await?;
                 }
             }
         }
@@ -115,14 +124,14 @@ impl Member {
     }
 
     /// Begins to pull from one consumer, unless messages that it had not read were deleted.
-    async fn attach(&mut self, link: &Link, topic: &Topic, wanted: &Wanted) -> Result<(), SinkError> {
-        let stream = topic.name.clone();
-        let Some(info) = link.consumer(&stream, &wanted.name).await? else {
-            self.missing.entry(stream).or_insert_with(Instant::now);
+    async fn attach(&mut self, link: &Link, pulled: Pulled, ordered: bool) -> Result<(), SinkError> {
+        let Pulled { stream, consumer } = &pulled;
+        let Some(info) = link.consumer(stream, consumer).await? else {
+            self.missing.entry(stream.clone()).or_insert_with(Instant::now);
             return Ok(());
         };
-        let now = link.stream(&stream).await?;
-        let (was, _) = self.shared.baseline(link, &stream, &wanted.name).await?;
+        let now = link.stream(stream).await?;
+        let (was, _) = self.shared.baseline(link, stream, consumer).await?;
         if let (Some(now), Some(was)) = (now, was)
             && observe(link, &info, &now, (was.advisories.clone(), was.advisory)).evicted(&was)
         {
@@ -135,32 +144,37 @@ impl Member {
                 ),
             });
         }
-        self.missing.remove(&stream);
+        self.missing.remove(stream);
         let unavailable = |why: String| SinkError::Unavailable { what: format!("group {}: {stream}", self.group), why };
         let consumer: jetstream::consumer::Consumer<pull::Config> = link
             .js
-            .get_consumer_from_stream(wanted.name.as_str(), stream.as_str())
+            .get_consumer_from_stream(consumer.as_str(), stream.as_str())
             .await
             .map_err(|e| unavailable(e.to_string()))?;
         let mut pulling = consumer.stream().max_messages_per_batch(PULL).expires(Duration::from_secs(30));
         pulling = pulling.heartbeat(Duration::from_secs(5));
-        if wanted.partition.is_some() {
+        if ordered {
             pulling = pulling.group(PINNED);
         }
         let messages = pulling.messages().await.map_err(|e| unavailable(e.to_string()))?;
-        let name: Arc<str> = stream.as_str().into();
-        self.attached.insert((stream, wanted.name.clone()), Arc::clone(&name));
-        let tagged = messages.map(move |m| (Arc::clone(&name), m.map_err(|e| e.to_string())));
-        self.deliveries.push(Box::pin(tagged));
+        let (pulled, last) = (Arc::new(pulled), futures_util::stream::iter([None]));
+        self.attached.insert(Arc::clone(&pulled));
+        let all = messages.map(|m| Some(m.map_err(|e| e.to_string()))).chain(last);
+        self.deliveries.push(Box::pin(all.map(move |m| (Arc::clone(&pulled), m))));
         Ok(())
     }
 
     /// Takes one delivery; a consumer that breaks is attached again at the next look.
-    fn take(&mut self, (stream, message): Delivery) -> Result<Option<Consumed>, SinkError> {
+    fn take(&mut self, (pulled, message): Delivery) -> Result<Option<Consumed>, SinkError> {
+        let stream = &pulled.stream;
         let message = match message {
-            Ok(message) => message,
-            Err(why) => {
-                tracing::debug!(group = self.group, stream = &*stream, why, "the pull broke off");
+            Some(Ok(message)) => message,
+            Some(Err(why)) => {
+                tracing::debug!(group = self.group, stream, why, "a pull broke off");
+                return Ok(None);
+            }
+            None => {
+                self.attached.remove(&pulled);
                 return Ok(None);
             }
         };
@@ -168,10 +182,10 @@ impl Member {
             what: format!("group {}: {stream}", self.group),
             why: format!("a message without its place: {e}"),
         })?;
-        let record = consumed(&stream, sequence, &message.subject, &message.payload, message.headers.as_ref())?;
+        let record = consumed(stream, sequence, &message.subject, &message.payload, message.headers.as_ref())?;
         // Only its acknowledgement is still needed.
         let (_, acker) = message.split();
-        self.handed.insert((stream.to_string(), sequence), acker);
+        self.handed.insert((stream.clone(), sequence), acker);
         Ok(Some(record))
     }
 }
@@ -194,8 +208,6 @@ impl Consumer for Member {
             }
             let left = left.min(super::LOOK);
             if self.deliveries.is_empty() {
-                // Nothing to wait for yet.
-                self.attached.clear();
                 tokio::time::sleep(left.min(Duration::from_millis(100))).await;
             } else if let Ok(Some(delivery)) = tokio::time::timeout(left, self.deliveries.next()).await {
                 batch.records.extend(self.take(delivery)?);
