@@ -152,7 +152,8 @@ async fn amqp_answers_for_one_for_a_range_and_for_a_list_count_and_others_do_not
     let client = Client::new(&own.config).await;
     let mut deliveries = client.consume(&own.queue(&group)).await;
     let first = deliveries.next().await.unwrap().unwrap();
-    let name = |rest: &str| format!("{}/all:{rest}", own.mdt);
+    let mdt = own.mdt.clone();
+    let name = |rest: &str| format!("{mdt}/all:{rest}");
     // given the first record's own name as it came
     let came = first.properties.correlation_id().clone().unwrap();
     assert_eq!(came.as_str(), name("1:1"));

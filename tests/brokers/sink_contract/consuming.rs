@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clbridge_sinks::{MdtSelection, SinkError, StartAt};
 
-use crate::ground::{Ground, HANG, Mdt, counts, heads, id, index_of, new_group, new_mdt, payload, take};
+use crate::ground::{Ground, HANG, Mdt, does_not_apply, counts, heads, id, index_of, new_group, new_mdt, payload, take};
 
 pub async fn what_was_not_done_is_delivered_again(g: &dyn Ground) {
     // given a member that has done some records, has taken more, and dies
