@@ -31,8 +31,8 @@ pub fn stored(
     payload: &[u8],
     header: Option<&[u8]>,
 ) -> Result<Stored, SinkError> {
-    let mut decoded = avro::Head::decode(payload)
-        .map_err(|e| foreign(place, format!("is not a record of clbridge: {e}")))?;
+    let mut decoded =
+        avro::Head::decode(payload).map_err(|e| foreign(place, format!("is not a record of clbridge: {e}")))?;
     if decoded.mdt != topic.mdt.as_str() {
         return Err(foreign(place, format!("is a record of {}", decoded.mdt)));
     }

@@ -5,6 +5,12 @@
 //! --release -p clbridge-sinks --test sink_contract`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[cfg(feature = "amqp")]
+#[path = "sink_contract/amqp.rs"]
+mod amqp;
+#[cfg(feature = "amqp")]
+#[path = "sink_contract/amqp_own.rs"]
+mod amqp_own;
 #[path = "sink_contract/consuming.rs"]
 mod consuming;
 #[path = "sink_contract/faults.rs"]
@@ -55,6 +61,7 @@ macro_rules! contract {
                 state_becomes_durable_with_its_batch_or_not_at_all,
                 what_was_never_sealed_is_not_reported_durable_and_not_counted_after_a_crash,
                 tails_and_reads_at_positions_are_right_across_holes,
+                where_nothing_can_be_read_back_a_start_finds_what_state_told_and_positions_tell_identities,
                 reading_back_shows_every_record_above_the_asked_one,
                 a_feed_has_a_topic_of_its_own,
                 a_retraction_says_what_is_void_in_every_schema_version,
@@ -116,3 +123,5 @@ contract!(kafka_transactional, crate::kafka::Kafka::new(clbridge_sinks::kafka::D
 contract!(kafka_idempotent, crate::kafka::Kafka::new(clbridge_sinks::kafka::Delivery::Idempotent));
 #[cfg(feature = "nats")]
 contract!(nats_jetstream, crate::nats::Nats::new());
+#[cfg(feature = "amqp")]
+contract!(amqp_contract, crate::amqp::Amqp::new());

@@ -76,9 +76,7 @@ impl SinkConfig {
                 refused("kafka", own.check())
             }
             Chosen::Nats(own) => {
-                let default = NatsConfig::default();
-                refuse("nats.instance", own.instance != default.instance, INSTANCE)?;
-                refuse("nats.partitions", own.partitions != default.partitions, PARTITIONS)?;
+                refuse("nats.instance", own.instance != NatsConfig::default().instance, INSTANCE)?;
                 refused("nats", own.check())
             }
             Chosen::Amqp(own) => {

@@ -163,7 +163,8 @@ impl Fold {
 
     /// An incarnation began: no answer to what was there from that index on counts any more.
     pub(super) fn retract(&mut self, r: &Retraction) {
-        if self.began.contains(&(r.incarnation, r.from)) {
+        // Known, or told by a State that is older than what is known.
+        if self.began.iter().any(|(incarnation, _)| *incarnation >= r.incarnation) {
             return;
         }
         self.began.retain(|(incarnation, from)| *from < r.from && *incarnation < r.incarnation);

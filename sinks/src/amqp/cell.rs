@@ -11,14 +11,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions, QueueDeleteOptions,
-};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Consumer};
 
-use super::link::{PERSISTENT, close, locked, not_found, short, sort};
 use super::Shared;
+use super::link::{PERSISTENT, close, locked, not_found, short, sort};
 use crate::error::SinkError;
 
 /// How long one waits in line before it is looked whether there is anything to wait for.
@@ -60,8 +58,7 @@ impl Shared {
     pub(super) async fn make_cell(&self, queue: &str) -> Result<(), SinkError> {
         let what = || format!("making queue {queue}");
         let channel = self.channel().await?;
-        let declare =
-            channel.queue_declare(short(queue)?, QueueDeclareOptions::durable(), self.cell_arguments());
+        let declare = channel.queue_declare(short(queue)?, QueueDeclareOptions::durable(), self.cell_arguments());
         let declared = self.within(what, declare).await?;
         close(&channel).await;
         if declared.message_count() == 0 && declared.consumer_count() == 0 {
@@ -118,12 +115,8 @@ impl Shared {
                 return Ok(None);
             }
             self.within(what, channel.basic_qos(8, BasicQosOptions::default())).await?;
-            let consume = channel.basic_consume(
-                short(queue)?,
-                "".into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            );
+            let consume =
+                channel.basic_consume(short(queue)?, "".into(), BasicConsumeOptions::default(), FieldTable::default());
             let mut consumer = self.within(what, consume).await?;
             match tokio::time::timeout(IN_LINE, consumer.next()).await {
                 Ok(Some(Ok(delivery))) => {

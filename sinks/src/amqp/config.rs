@@ -208,7 +208,11 @@ fn wrong<T>(key: &str, why: &str, hint: &str) -> Result<T, SinkError> {
 
 fn read(key: &str, path: &str) -> Result<String, SinkError> {
     std::fs::read_to_string(Path::new(path)).or_else(|e| {
-        wrong(key, &format!("cannot read its file {path}: {e}"), "make the file readable for the bridge, or name another")
+        wrong(
+            key,
+            &format!("cannot read its file {path}: {e}"),
+            "make the file readable for the bridge, or name another",
+        )
     })
 }
 
@@ -240,7 +244,8 @@ mod tests {
         assert!(told(|c| c.ca_file = Some("ca.pem".into())).contains("amqps://"));
         assert!(told(|c| c.shards = [("g".into(), 1)].into()).contains("amqp.shards.g"));
         assert!(
-            told(|c| (c.shards, c.records_per_message) = ([("g".into(), 4)].into(), 10)).contains("records_per_message")
+            told(|c| (c.shards, c.records_per_message) = ([("g".into(), 4)].into(), 10))
+                .contains("records_per_message")
         );
     }
 

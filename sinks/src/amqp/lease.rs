@@ -251,16 +251,7 @@ impl Keeper {
             let options = BasicPublishOptions { mandatory: true, immediate: false };
             channel.basic_publish(exchange, key, options, &body, properties).await?.await
         });
-        Some(Writing {
-            number,
-            id,
-            confirm,
-            confirmed: false,
-            back: None,
-            folds,
-            answered,
-            since: Instant::now(),
-        })
+        Some(Writing { number, id, confirm, confirmed: false, back: None, folds, answered, since: Instant::now() })
     }
 
     /// A State is durable: the one before it and the answers that it tells of are let go.
@@ -286,9 +277,8 @@ impl Keeper {
         let floor = self.life.join(topic, &join.group, queue, &join.member);
         let first = topic.fold().position(floor);
         let reply_to = d.properties.reply_to().clone()?;
-        let properties = BasicProperties::default().with_correlation_id(
-            d.properties.correlation_id().clone().unwrap_or_default(),
-        );
+        let properties =
+            BasicProperties::default().with_correlation_id(d.properties.correlation_id().clone().unwrap_or_default());
         let body = first.to_string();
         let reply = self.control_channel.basic_publish(
             "".into(),
@@ -310,7 +300,8 @@ impl Keeper {
             _ => String::new(),
         };
         let body = String::from_utf8_lossy(&d.data);
-        let mut names: Vec<&str> = body.split(|c: char| c == ',' || c.is_whitespace()).filter(|n| !n.is_empty()).collect();
+        let mut names: Vec<&str> =
+            body.split(|c: char| c == ',' || c.is_whitespace()).filter(|n| !n.is_empty()).collect();
         if let (true, Some(id)) = (names.is_empty(), d.properties.correlation_id()) {
             names.push(id.as_str());
         }

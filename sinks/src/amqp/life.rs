@@ -130,6 +130,11 @@ impl Life {
         let mut fold = topic.fold();
         let end = fold.end;
         let floor = fold.groups.entry(group.to_owned()).or_insert_with(|| Answered::from_slot(end)).floor;
+        drop(fold);
+        // Its first position is written elsewhere and counts at once, not only when State tells it.
+        if let Some(confirmed) = lock(&self.confirmed).get_mut(usize::from(topic.topic.ix.0)) {
+            confirmed.groups.entry(group.to_owned()).or_insert_with(|| Answered::from_slot(floor));
+        }
         self.dirty.store(true, Ordering::Release);
         floor
     }

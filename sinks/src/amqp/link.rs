@@ -8,9 +8,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::ShortString;
 use lapin::uri::AMQPUri;
-use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Error as LapinError, ErrorKind,
-};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Error as LapinError, ErrorKind};
 
 use super::Shared;
 use crate::error::SinkError;
@@ -74,9 +72,7 @@ impl Shared {
         let what = || format!("publishing to {key}");
         let options = BasicPublishOptions { mandatory: true, immediate: false };
         let (exchange, key) = (short(exchange)?, short(key)?);
-        let confirm = async {
-            channel.basic_publish(exchange, key.clone(), options, body, properties).await?.await
-        };
+        let confirm = async { channel.basic_publish(exchange, key.clone(), options, body, properties).await?.await };
         match self.within(what, confirm).await? {
             Confirmation::Ack(None) => Ok(true),
             Confirmation::Ack(Some(_)) => Ok(false),

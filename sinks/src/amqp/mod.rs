@@ -59,8 +59,7 @@ impl AmqpSink {
     /// [`SinkError::Mismatch`] for a setting that is not possible, named.
     pub fn new(config: AmqpConfig) -> Result<Self, SinkError> {
         config.check()?;
-        let shared =
-            Shared { config, desk: Default::default(), making: Default::default(), lives: Default::default() };
+        let shared = Shared { config, desk: Default::default(), making: Default::default(), lives: Default::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 

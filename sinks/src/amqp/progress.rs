@@ -115,7 +115,8 @@ impl Shared {
         }
         if from == StartAt::Oldest && first > 0 {
             tracing::warn!(
-                group, topic = topic.name,
+                group,
+                topic = topic.name,
                 "the group begins behind the newest record: nothing older can be read back from RabbitMQ"
             );
         }
@@ -149,7 +150,9 @@ impl Shared {
         };
         close(&channel).await;
         let first = std::str::from_utf8(&delivery.data).ok().and_then(|text| text.parse().ok());
-        first.map(Some).ok_or_else(|| SinkError::Unavailable { what: what(), why: "its answer is no position".to_owned() })
+        first
+            .map(Some)
+            .ok_or_else(|| SinkError::Unavailable { what: what(), why: "its answer is no position".to_owned() })
     }
 }
 

@@ -43,6 +43,13 @@ const PACKED_BYTES: usize = 1 << 20;
 
 type Place = (TopicIx, Position, RecordId);
 
+/// What is written on a message: its type, its id without the topic's, and the kind of its content.
+struct Written<'a> {
+    kind: &'a str,
+    id: &'a str,
+    content: &'static str,
+}
+
 /// One message on its way.
 struct Flight {
     confirm: BoxFuture<'static, lapin::Result<Confirmation>>,
@@ -194,12 +201,10 @@ impl AmqpPublisher {
     fn send(
         &mut self,
         lane: usize,
-        kind: &str,
         span: Span,
-        id: &str,
         headers: FieldTable,
         pack: Pack,
-        content: &'static str,
+        Written { kind, id, content }: Written<'_>,
     ) -> Result<(), SinkError> {
         let topic = &self.life.topics[lane];
         let routes = Arc::clone(&self.lanes[lane].routes);
@@ -249,7 +254,7 @@ impl AmqpPublisher {
         let pack = std::mem::take(&mut self.lanes[lane].pack);
         let Some(span) = pack.span else { return Ok(()) };
         let id = span.to_string();
-        self.send(lane, PACKED, span, &id, FieldTable::default(), pack, MANY)
+        self.send(lane, span, FieldTable::default(), pack, Written { kind: PACKED, id: &id, content: MANY })
     }
 
     fn flush_all(&mut self) -> Result<(), SinkError> {
@@ -352,7 +357,9 @@ impl Publisher for AmqpPublisher {
         let retraction = m.retracts.is_some();
         let (id, index) = (m.id, m.id.index.get());
         if lane >= self.lanes.len() || m.partition != 0 {
-            return Err(self.mistake(format!("record {id} is for topic {lane} partition {}, which it has not", m.partition)).into());
+            return Err(self
+                .mistake(format!("record {id} is for topic {lane} partition {}, which it has not", m.partition))
+                .into());
         }
         let Some(at) = Position::of_identity(0, id, retraction) else {
             return Err(self.mistake(format!("record {id} is too large for a position")).into());
@@ -422,7 +429,8 @@ impl Publisher for AmqpPublisher {
         }
         let kind = if retraction { RETRACTION.to_owned() } else { m.kind.to_string() };
         let pack = Pack { body: m.payload.to_vec(), records: 1, bytes, span: None, places, time_ns: m.time_ns };
-        self.send(lane, &kind, span, &Span::of(id, retraction).to_string(), headers, pack, ONE)?;
+        let id = Span::of(id, retraction).to_string();
+        self.send(lane, span, headers, pack, Written { kind: &kind, id: &id, content: ONE })?;
         Ok(())
     }
 

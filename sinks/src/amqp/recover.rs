@@ -11,6 +11,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Consumer};
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::Shared;
 use super::answers::{Answered, Fold};
 use super::config::AmqpConfig;
 use super::label::stem;
@@ -20,7 +21,6 @@ use super::link::short;
 use super::publish::AmqpPublisher;
 use super::registry::understood;
 use super::topology::group_queue;
-use super::Shared;
 use crate::error::SinkError;
 use crate::state::State;
 use crate::topic::{Position, Stored, Topic};
@@ -92,7 +92,8 @@ impl Shared {
         };
         tokio::spawn(keeper.run());
         lock(&self.lives).insert(mdt.clone(), Arc::downgrade(&life));
-        let stored = |tail: &Option<u64>| tail.and_then(|offset| Stored::by_identity(Position { partition: 0, offset }));
+        let stored =
+            |tail: &Option<u64>| tail.and_then(|offset| Stored::by_identity(Position { partition: 0, offset }));
         Ok(Recovered {
             publisher: Box::new(publisher),
             state: found,
@@ -119,7 +120,10 @@ impl Shared {
                 }
                 Ok(Some(Err(e))) => return Err(super::link::sort(what(), &e)),
                 Ok(None) => {
-                    return Err(SinkError::Unavailable { what: what(), why: "the queue of State was deleted".to_owned() });
+                    return Err(SinkError::Unavailable {
+                        what: what(),
+                        why: "the queue of State was deleted".to_owned(),
+                    });
                 }
                 Err(_) if Instant::now() > until => {
                     return Err(SinkError::Unavailable {
@@ -134,8 +138,7 @@ impl Shared {
 
     /// Tells whoever publishes this MDT that another one wants to.
     async fn claim(&self, mdt: &MdtName, channel: &Channel) -> Result<(), SinkError> {
-        let properties =
-            BasicProperties::default().with_type(CLAIM.into()).with_app_id(short(&self.config.instance)?);
+        let properties = BasicProperties::default().with_type(CLAIM.into()).with_app_id(short(&self.config.instance)?);
         let key = AmqpConfig::control_key(mdt);
         // Nobody there: nobody has to be told.
         self.publish_one(channel, (&self.config.own_prefix, &key), b"", properties).await.map(|_| ())

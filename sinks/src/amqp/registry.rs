@@ -6,8 +6,8 @@ use clbridge_schemas::ids::MdtName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::cell::Held;
 use super::Shared;
+use super::cell::Held;
 use crate::error::SinkError;
 use crate::registry::Registry;
 

@@ -3,16 +3,14 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clbridge_schemas::ids::MdtName;
-use lapin::options::{
-    ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
-};
+use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
+use super::Shared;
 use super::config::AmqpConfig;
 use super::link::{close, not_found, short, sort};
 use super::registry::{Entry, Member};
-use super::Shared;
 use crate::error::SinkError;
 use crate::state::State;
 use crate::topic::{Topic, TopicIx, TopicSpec};

@@ -38,7 +38,9 @@ impl Shared {
         let reason = if told.reason.is_empty() { String::new() } else { format!(" ({})", told.reason) };
         let event = message.subject.split('.').nth(4).unwrap_or_default();
         Ok(Some(match event {
-            "MSG_TERMINATED" => format!("a member gave up message {} or it was deleted while a member had it{reason}", told.stream_seq),
+            "MSG_TERMINATED" => {
+                format!("a member gave up message {} or it was deleted while a member had it{reason}", told.stream_seq)
+            }
             "MAX_DELIVERIES" => format!("message {} was delivered too often and given up", told.stream_seq),
             "DELETED" => "its consumer was deleted".to_owned(),
             other => format!("the server said {other} of message {}", told.stream_seq),

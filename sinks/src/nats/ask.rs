@@ -67,7 +67,11 @@ impl Link {
         self.pages(&format!("CONSUMER.LIST.{stream}"), json!({})).await
     }
 
-    async fn pages<T: DeserializeOwned>(&self, subject: &str, mut body: serde_json::Value) -> Result<Vec<T>, SinkError> {
+    async fn pages<T: DeserializeOwned>(
+        &self,
+        subject: &str,
+        mut body: serde_json::Value,
+    ) -> Result<Vec<T>, SinkError> {
         let what = || format!("asking {subject}");
         let mut all = Vec::new();
         loop {
@@ -169,16 +173,14 @@ impl Link {
         match serde_json::from_slice(&answer.payload) {
             Ok(Response::Ok(ack)) => Ok(Ok(ack)),
             Ok(Response::Err { error }) => Ok(Err(error)),
-            Err(e) => Err(SinkError::Unavailable { what: what(), why: format!("the answer cannot be understood: {e}") }),
+            Err(e) => {
+                Err(SinkError::Unavailable { what: what(), why: format!("the answer cannot be understood: {e}") })
+            }
         }
     }
 }
 
-fn missing<T>(
-    what: impl Fn() -> String,
-    answer: Result<T, Refusal>,
-    code: ErrorCode,
-) -> Result<Option<T>, SinkError> {
+fn missing<T>(what: impl Fn() -> String, answer: Result<T, Refusal>, code: ErrorCode) -> Result<Option<T>, SinkError> {
     match answer {
         Ok(t) => Ok(Some(t)),
         Err(e) if e.error_code() == code => Ok(None),

@@ -193,7 +193,11 @@ impl NatsConfig {
         for name in items(text) {
             let known = RecordType::from_name(name).and_then(RecordType::name);
             let known = known.ok_or_else(|| {
-                wrong(&format!("group_types.{group}"), format!("names the unknown type {name}"), "use names such as CREAT")
+                wrong(
+                    &format!("group_types.{group}"),
+                    format!("names the unknown type {name}"),
+                    "use names such as CREAT",
+                )
             })?;
             names.push(known);
         }

@@ -80,7 +80,12 @@ impl Observed {
             deleted,
             server: server.to_owned(),
         };
-        Self { now, fault: fault(&info.config), low, replicated: info.cluster.as_ref().is_some_and(|c| !c.replicas.is_empty()) }
+        Self {
+            now,
+            fault: fault(&info.config),
+            low,
+            replicated: info.cluster.as_ref().is_some_and(|c| !c.replicas.is_empty()),
+        }
     }
 
     /// Why its floor is nobody's acknowledgement; `None`: it is what members acknowledged.
@@ -133,7 +138,12 @@ impl Observed {
         if self.evicted(was) {
             return was.clone();
         }
-        Baseline { advisory: was.advisory, base: was.base.max(self.now.base), deleted: self.now.deleted, ..self.now.clone() }
+        Baseline {
+            advisory: was.advisory,
+            base: was.base.max(self.now.base),
+            deleted: self.now.deleted,
+            ..self.now.clone()
+        }
     }
 
     /// Whether messages that it had not read were deleted at the beginning.

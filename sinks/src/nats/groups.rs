@@ -81,8 +81,7 @@ impl Shared {
         let config = self.consumer_config(link, group, topic, wanted, start)?;
         let what = || format!("creating consumer {} of {}", wanted.name, topic.name);
         let body = json!({ "stream_name": topic.name, "config": config });
-        let made: Info =
-            link.must(&what, &format!("CONSUMER.CREATE.{}.{}", topic.name, wanted.name), &body).await?;
+        let made: Info = link.must(&what, &format!("CONSUMER.CREATE.{}.{}", topic.name, wanted.name), &body).await?;
         self.adopt(link, topic, wanted, made, revision).await
     }
 
@@ -104,7 +103,11 @@ impl Shared {
                 ..info.config.clone()
             };
             if let Some(why) = fault(&right) {
-                return Err(SinkError::Mismatch { what: what(), why, hint: "delete it; it is then made as it must be".into() });
+                return Err(SinkError::Mismatch {
+                    what: what(),
+                    why,
+                    hint: "delete it; it is then made as it must be".into(),
+                });
             }
             let body = json!({ "stream_name": topic.name, "config": right });
             info = link.must(&what, &format!("CONSUMER.CREATE.{}.{}", topic.name, wanted.name), &body).await?;
@@ -120,7 +123,8 @@ impl Shared {
     /// A filter that leaves out retractions would hide from its group what is void.
     fn check_marks(&self, topic: &Topic, info: &Info, what: What<'_>) -> Result<(), SinkError> {
         let root = self.config.topic_root(topic);
-        let filters = || info.config.filter_subjects.iter().chain(Some(&info.config.filter_subject)).filter(|f| !f.is_empty());
+        let filters =
+            || info.config.filter_subjects.iter().chain(Some(&info.config.filter_subject)).filter(|f| !f.is_empty());
         let of = |f: &str, end: &str| f.strip_prefix(&root).is_some_and(|rest| rest.ends_with(end) || rest == ".>");
         if filters().next().is_none() || filters().any(|f| of(f, ".MARK") || of(f, ".*")) {
             return Ok(());
@@ -161,7 +165,11 @@ impl Shared {
         let mut config = Config {
             durable_name: Some(wanted.name.clone()),
             name: Some(wanted.name.clone()),
-            deliver_policy: if start <= 1 { DeliverPolicy::All } else { DeliverPolicy::ByStartSequence { start_sequence: start } },
+            deliver_policy: if start <= 1 {
+                DeliverPolicy::All
+            } else {
+                DeliverPolicy::ByStartSequence { start_sequence: start }
+            },
             ack_policy: AckPolicy::Explicit,
             ack_wait: self.config.ack_wait(),
             max_deliver: -1,

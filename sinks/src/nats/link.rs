@@ -143,7 +143,10 @@ impl Link {
 /// A no that is none a moment later.
 fn passing(e: &Refusal) -> bool {
     e.code() == 503
-        || matches!(e.error_code(), ErrorCode::CLUSTER_NOT_AVAILABLE | ErrorCode::CLUSTER_NOT_LEADER | ErrorCode::STREAM_OFFLINE)
+        || matches!(
+            e.error_code(),
+            ErrorCode::CLUSTER_NOT_AVAILABLE | ErrorCode::CLUSTER_NOT_LEADER | ErrorCode::STREAM_OFFLINE
+        )
 }
 
 /// Sorts a no of the server.

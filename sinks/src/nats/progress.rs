@@ -90,9 +90,7 @@ impl Shared {
             let advisories = self.advisories(&link, &topic.name).await?;
             for (group, name, info) in consumers {
                 let floor = match info {
-                    Some(info) => {
-                        self.floor(&link, &topic.name, &name, &info, &stream, (&advisories, settled)).await?
-                    }
+                    Some(info) => self.floor(&link, &topic.name, &name, &info, &stream, (&advisories, settled)).await?,
                     None => None,
                 };
                 let whole = told.groups.entry(group).or_insert_with(|| vec![Some(u64::MAX); partitions]);

@@ -158,4 +158,3 @@ impl Shared {
         Ok(head.map(|s| (s.head.id().incarnation, s.head.id().index.get())))
     }
 }
-

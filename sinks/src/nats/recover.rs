@@ -120,7 +120,10 @@ impl Shared {
             match link.publish(&what, subject, Some(headers), payload.clone().into()).await? {
                 Ok(ack) => end = ack.sequence + 1,
                 Err(e) if e.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE => {
-                    return Err(SinkError::Unavailable { what: what(), why: "another bridge repairs it too".to_owned() });
+                    return Err(SinkError::Unavailable {
+                        what: what(),
+                        why: "another bridge repairs it too".to_owned(),
+                    });
                 }
                 Err(e) => return Err(refused(what(), &e)),
             }

@@ -217,12 +217,7 @@ impl Shared {
             ("retention", c.retention == RetentionPolicy::Limits, format!("{:?}", c.retention), "limits"),
             ("max_age", c.max_age.is_zero(), format!("{:?}", c.max_age), "0"),
             ("max_msgs", c.max_messages <= 0, c.max_messages.to_string(), "-1"),
-            (
-                "max_msgs_per_subject",
-                c.max_messages_per_subject <= 0,
-                c.max_messages_per_subject.to_string(),
-                "-1",
-            ),
+            ("max_msgs_per_subject", c.max_messages_per_subject <= 0, c.max_messages_per_subject.to_string(), "-1"),
             ("discard", c.discard == DiscardPolicy::New, format!("{:?}", c.discard), "new"),
             ("deny_delete", c.deny_delete, c.deny_delete.to_string(), "true"),
             ("deny_purge", !c.deny_purge, c.deny_purge.to_string(), "false"),

@@ -45,6 +45,7 @@ fn memory_is_bounded_when_the_broker_stalls_under_ten_times_its_bound() {
 }
 
 /// On a sink whose members, in Python, would need an hour for ten times the bound.
+#[cfg_attr(not(feature = "other-sinks"), allow(dead_code, reason = "Kafka has tests of its own for it"))]
 pub fn the_broker_stalled(sink: Sink) {
     the_broker_stalled_under(sink, 1, "broker stalled under the memory bound");
 }

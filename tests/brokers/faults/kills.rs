@@ -25,6 +25,7 @@ fn kill_twenty_times(name: &str, options: &Options, few: u32) {
 }
 
 /// On a sink without batches: each record is durable by itself, as soon as the broker has it.
+#[cfg_attr(not(feature = "other-sinks"), allow(dead_code, reason = "Kafka has tests of its own for it"))]
 pub fn the_bridge_killed_again_and_again(sink: Sink) {
     let options = Options { sink, groups: vec!["robinhood", "lake"], ..Options::default() };
     kill_twenty_times("kills", &options, 8);

@@ -6,6 +6,7 @@ mod groups;
 mod kills;
 mod mdt_crash;
 mod meddling;
+#[cfg(feature = "other-sinks")]
 mod other_sinks;
 mod replicated;
 mod rights;

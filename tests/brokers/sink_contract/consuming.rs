@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use clbridge_sinks::{MdtSelection, SinkError, StartAt};
 
-use crate::ground::{Ground, HANG, Mdt, counts, heads, id, index_of, new_group, new_mdt, payload, take};
+use crate::ground::{
+    Ground, HANG, Mdt, counts, does_not_apply, heads, id, index_of, new_group, new_mdt, payload, take,
+};
 
 pub async fn what_was_not_done_is_delivered_again(g: &dyn Ground) {
     // given a member that has done some records, has taken more, and dies
@@ -103,6 +105,9 @@ pub async fn a_member_without_a_position_is_told_what_to_do(g: &dyn Ground) {
 }
 
 pub async fn a_member_whose_records_were_evicted_is_told_what_to_do(g: &dyn Ground) {
+    if !g.sink().capabilities().read_back {
+        return does_not_apply("nothing is kept that could be evicted");
+    }
     // given a group whose next records were deleted behind our back
     let mut mdt = Mdt::new(g).await;
     let group = new_group("evicted");
@@ -140,6 +145,9 @@ pub async fn an_ephemeral_reader_sees_what_comes_and_leaves_nothing_behind(g: &d
 }
 
 pub async fn a_repair_reaches_its_group(g: &dyn Ground) {
+    if !g.sink().capabilities().read_back {
+        return does_not_apply("nothing is kept that could be evicted");
+    }
     // given a group that has done everything it was given
     let mut mdt = Mdt::new(g).await;
     let (group, observer) = (new_group("repaired"), g.observer());

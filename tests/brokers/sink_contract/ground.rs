@@ -236,6 +236,25 @@ pub async fn read_all(sink: &dyn Sink, topic: &Topic) -> Vec<Vec<Stored>> {
     all
 }
 
+/// What the given group has, once that is `enough`: an acknowledgement counts as soon as the broker is sure of it.
+pub async fn positions(
+    observer: &dyn GroupObserver,
+    group: &str,
+    topics: &[Topic],
+    enough: impl Fn(&[Option<u64>]) -> bool,
+) -> Vec<Option<u64>> {
+    let began = Instant::now();
+    loop {
+        let progress = observer.progress(&[group.to_owned()], topics).await.unwrap();
+        let all: Vec<_> = topics.iter().flat_map(|t| progress.topics[&t.name].groups[group].clone()).collect();
+        if enough(&all) {
+            return all;
+        }
+        assert!(began.elapsed() < HANG, "still {all:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 pub fn index_of(s: &Stored) -> u64 {
     s.head.id().index.get()
 }

@@ -2,7 +2,7 @@
 
 use clbridge_sinks::{GroupSpec, MdtSelection, Offsets, Policy, Positions, StartAt, Topic};
 
-use crate::ground::{Ground, Mdt, counts, first_position, new_group, new_mdt, take};
+use crate::ground::{Ground, Mdt, counts, first_position, new_group, new_mdt, positions, take};
 
 fn nothing(topic: &Topic) -> Offsets {
     vec![None; topic.partitions as usize]
@@ -40,6 +40,7 @@ pub async fn only_what_was_committed_is_progress(g: &dyn Ground) {
     let mut member = g.member(&group, mdt.only());
     let all = take(&mut *member, true, |all| counts(all).len() >= 300).await;
     // then each position is behind its last record and not beyond the end
+    positions(&*observer, &group, &mdt.topics, |now| now.iter().zip(&first).all(|(now, first)| now > first)).await;
     let progress = observer.progress(&groups, &mdt.topics).await.unwrap();
     // (where one sequence counts all partitions, all of it was done in each)
     let whole = mdt.sink.capabilities().positions == Positions::Sequence;
@@ -55,7 +56,10 @@ pub async fn a_group_without_members_is_registered_at_the_newest_or_the_oldest_r
     let mut mdt = Mdt::new(g).await;
     mdt.write(1..=90);
     let observer = g.observer();
-    for (from, expected) in [(StartAt::Newest, 91..=120), (StartAt::Oldest, 1..=120)] {
+    let beginnings = [(StartAt::Newest, 91..=120), (StartAt::Oldest, 1..=120)];
+    // (where nothing can be read back there is no older record to begin at)
+    let possible = if mdt.sink.capabilities().read_back { 2 } else { 1 };
+    for (from, expected) in beginnings.into_iter().take(possible) {
         // given a topic that holds records, when a group is registered
         let group = new_group("first");
         let written = observer.register(&group, mdt.topic(), from).await.unwrap();
@@ -114,7 +118,7 @@ pub async fn a_running_group_is_not_moved_in_a_topic_that_holds_records(g: &dyn 
     second.write(1..=90);
     // when it is registered there
     let written = g.observer().register(&group, second.topic(), StartAt::Newest).await.unwrap();
-    if g.sink().capabilities().positions == Positions::Sequence {
+    if g.sink().capabilities().positions != Positions::Offsets {
         // then, since a member without a position is handed nothing, it begins behind what is there
         assert!(written.iter().all(|at| *at == written[0] && at.is_some()), "{written:?}");
         second.write(91..=120);

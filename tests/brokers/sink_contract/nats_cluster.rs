@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use clbridge_sinks::{GroupObserver as _, Refused, Sink as _, SinkError, StartAt, State};
 
-use crate::ground::{HANG, Mdt, Seen, id, index_of, indexes, new_group, new_mdt, payload, read_all, retry, shared, spec};
+use crate::ground::{
+    HANG, Mdt, Seen, id, index_of, indexes, new_group, new_mdt, payload, read_all, retry, shared, spec,
+};
 use crate::nats::Nats;
 use crate::nats_own::{sink, start};
 
@@ -45,7 +47,13 @@ async fn of_three_servers_the_leader_dies_under_load_and_nothing_is_lost_or_doub
         assert!(from <= next);
         next = from;
         let state = State::first(name.clone(), "cluster".to_owned());
-        let mut mdt = Mdt { name: name.clone(), sink: Box::new(make()), topics: topics.clone(), publisher: recovered.publisher, state };
+        let mut mdt = Mdt {
+            name: name.clone(),
+            sink: Box::new(make()),
+            topics: topics.clone(),
+            publisher: recovered.publisher,
+            state,
+        };
         let mut seen = Seen::default();
         let mut killed = None;
         let died = 'life: loop {
@@ -102,7 +110,10 @@ async fn of_three_servers_the_leader_dies_under_load_and_nothing_is_lost_or_doub
     }
     // then all is there, once and in order
     let all = indexes(&read_all(&make(), &topics[0]).await);
-    println!("{} records over 3 killed leaders, {deaths} restarts of the publisher, {durable_to} were durable", all.len());
+    println!(
+        "{} records over 3 killed leaders, {deaths} restarts of the publisher, {durable_to} were durable",
+        all.len()
+    );
     assert_eq!(all, (1..=all.len() as u64).collect::<Vec<_>>());
     assert!(all.len() as u64 >= durable_to);
     // and the group, which acknowledged nothing, stands at its beginning

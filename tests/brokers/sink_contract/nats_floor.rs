@@ -68,7 +68,8 @@ impl Scene {
         while all.len() < count {
             let wanted = count - all.len();
             let consumer = self.consumer().await;
-            let mut batch = consumer.fetch().max_messages(wanted).expires(Duration::from_secs(1)).messages().await.unwrap();
+            let mut batch =
+                consumer.fetch().max_messages(wanted).expires(Duration::from_secs(1)).messages().await.unwrap();
             while let Some(message) = batch.next().await {
                 all.push(message.unwrap());
             }
@@ -248,9 +249,12 @@ async fn what_a_reset_skipped_is_not_acknowledged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_consumer_that_was_made_again_has_acknowledged_nothing() {
     let _turn = shared().await;
-    for deliver_policy in
-        [DeliverPolicy::New, DeliverPolicy::ByStartSequence { start_sequence: 15 }, DeliverPolicy::Last, DeliverPolicy::All]
-    {
+    for deliver_policy in [
+        DeliverPolicy::New,
+        DeliverPolicy::ByStartSequence { start_sequence: 15 },
+        DeliverPolicy::Last,
+        DeliverPolicy::All,
+    ] {
         let mut scene = Scene::new("again").await;
         let stream = scene.g.stream(scene.topic()).await;
         stream.delete_consumer(&scene.group).await.unwrap();

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use clbridge_schemas::lustre::RecordType;
 use clbridge_sinks::nats::NatsSink;
-use clbridge_sinks::{
-    Broker as _, Consumer, GroupObserver as _, Message, SinkError, StartAt, Subscription, TopicIx,
-};
+use clbridge_sinks::{Broker as _, Consumer, GroupObserver as _, Message, SinkError, StartAt, Subscription, TopicIx};
 
 use crate::ground::{Ground as _, HANG, Mdt, Seen, heads, id, index_of, new_group, partition, payload, retry, shared};
 use crate::nats::Nats;
@@ -27,7 +25,8 @@ async fn an_ordered_group_s_members_get_each_partition_in_order_also_when_one_di
     // given a group of which a partition goes to one member at a time
     let g = Nats::new();
     let group = new_group("ordered");
-    let ordered = NatsSink::new(clbridge_sinks::nats::NatsConfig { ordered_groups: group.clone(), ..g.config() }).unwrap();
+    let ordered =
+        NatsSink::new(clbridge_sinks::nats::NatsConfig { ordered_groups: group.clone(), ..g.config() }).unwrap();
     let mut mdt = Mdt::new(&g).await;
     let registered = ordered.register(&group, mdt.topic(), StartAt::Oldest).await;
     if is_old() {
@@ -49,8 +48,7 @@ async fn an_ordered_group_s_members_get_each_partition_in_order_also_when_one_di
     }
     drop(dying);
     let mut order: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-    let mut members: Vec<Box<dyn Consumer>> =
-        (0..2).map(|_| ordered.consumer(&group, &only(&mdt)).unwrap()).collect();
+    let mut members: Vec<Box<dyn Consumer>> = (0..2).map(|_| ordered.consumer(&group, &only(&mdt)).unwrap()).collect();
     let mut there = BTreeSet::new();
     while there.len() < 3000 {
         for member in &mut members {
@@ -108,7 +106,14 @@ async fn a_group_gets_the_types_that_it_wants_from_the_server_and_passes_the_oth
         let payload = payload(&mdt.name, id(index));
         let partition = partition(mdt.topic(), index);
         let m = Message {
-            topic: TopicIx(0), id: id(index), partition, kind, time_ns: 1, key: None, payload: &payload, retracts: None,
+            topic: TopicIx(0),
+            id: id(index),
+            partition,
+            kind,
+            time_ns: 1,
+            key: None,
+            payload: &payload,
+            retracts: None,
         };
         retry(&mut *mdt.publisher, &mut seen, |p| p.publish(&m));
     }

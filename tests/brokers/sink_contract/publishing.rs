@@ -8,8 +8,8 @@ use clbridge_schemas::lustre::{RecordType, Time};
 use clbridge_sinks::{Message, Position, Retraction, StartAt, TopicIx};
 
 use crate::ground::{
-    Ground, Mdt, Seen, id, id_in, index_of, indexes, new_group, new_mdt, partition, payload, publish_one, read_all,
-    retry, wait_for,
+    Ground, Mdt, Seen, does_not_apply, id, id_in, index_of, indexes, new_group, new_mdt, partition, payload,
+    publish_one, read_all, retry, wait_for,
 };
 
 pub async fn what_is_published_and_sealed_is_durable_in_order(g: &dyn Ground) {
@@ -128,6 +128,9 @@ pub async fn what_was_never_sealed_is_not_reported_durable_and_not_counted_after
 }
 
 pub async fn tails_and_reads_at_positions_are_right_across_holes(g: &dyn Ground) {
+    if !g.sink().capabilities().read_back {
+        return does_not_apply("nothing can be read back");
+    }
     // given records, then many that a crash took back where the broker can do that, twice, then one more batch
     let name = new_mdt();
     let mut first = Mdt::named(g, name.clone(), &[None]).await;
@@ -170,7 +173,36 @@ pub async fn tails_and_reads_at_positions_are_right_across_holes(g: &dyn Ground)
     }
 }
 
+pub async fn where_nothing_can_be_read_back_a_start_finds_what_state_told_and_positions_tell_identities(
+    g: &dyn Ground,
+) {
+    if g.sink().capabilities().read_back {
+        return does_not_apply("what was published can be read back");
+    }
+    // given records that State tells of, and others behind them
+    let mut mdt = Mdt::new(g).await;
+    mdt.write(1..=30);
+    let mut seen = Seen::default();
+    mdt.publish(31..=200, &mut seen);
+    retry(&mut *mdt.publisher, &mut seen, |p| p.seal(Some(id(200)), None));
+    wait_for(&mut *mdt.publisher, &mut seen, |s| s.frontier == Some(id(200)));
+    // when the bridge is killed and starts again
+    let (recovered, topics) = mdt.crash(g).await;
+    // then the tail is the last record at State's frontier, and the topic was used
+    assert_eq!(recovered.state.unwrap().frontier.unwrap().id, id(30));
+    assert_eq!(recovered.tails[0][0].unwrap().head.id(), id(30));
+    assert!(recovered.used);
+    // and a position tells the record that it was made of
+    for (_, at, id) in &seen.places {
+        let answer = g.sink().read_at(&topics[0], std::slice::from_ref(at)).await.unwrap();
+        assert_eq!(answer[0].unwrap().head.id(), *id);
+    }
+}
+
 pub async fn reading_back_shows_every_record_above_the_asked_one(g: &dyn Ground) {
+    if !g.sink().capabilities().read_back {
+        return does_not_apply("nothing can be read back");
+    }
     // given a log with holes between batches
     let mut mdt = Mdt::new(g).await;
     for batch in 0..20 {
@@ -255,7 +287,11 @@ pub async fn a_retraction_says_what_is_void_in_every_schema_version(g: &dyn Grou
         let records = all.iter().flatten().filter(|s| s.head.retracts.is_none()).count();
         assert_eq!(records, 20 + 26);
         let at_places = mdt.sink.read_at(mdt.topic(), &places).await.unwrap();
-        assert!(at_places.iter().all(|s| s.unwrap().head.retracts == Some(VOID)));
+        if mdt.sink.capabilities().read_back {
+            assert!(at_places.iter().all(|s| s.unwrap().head.retracts == Some(VOID)));
+        } else {
+            assert!(at_places.iter().all(|s| s.unwrap().at.identity() == Some((id_in(2, VOID.from), true))));
+        }
         // and a consumer and another client are told by the header
         let batch = {
             let mut member = g.member(&group, mdt.only());
@@ -275,6 +311,9 @@ pub async fn a_retraction_says_what_is_void_in_every_schema_version(g: &dyn Grou
 }
 
 pub async fn a_start_finds_a_retraction_at_the_end_for_what_it_is(g: &dyn Ground) {
+    if !g.sink().capabilities().read_back {
+        return does_not_apply("nothing can be read back");
+    }
     // given a retraction of schema version 4 as the last message of every partition
     let mut mdt = Mdt::new(g).await;
     mdt.write(1..=20);

@@ -43,13 +43,16 @@ pub(in crate::amqp) struct Member {
     next_number: u64,
 }
 
+/// What comes from one queue: its topic, the channel that it came by, and the message.
+type Deliveries = BoxStream<'static, (String, Arc<Channel>, lapin::Result<Delivery>)>;
+
 /// Its connection.
 struct Open {
     connection: Connection,
     /// For answers.
     answers: Channel,
     queues: BTreeMap<String, Arc<Channel>>,
-    deliveries: SelectAll<BoxStream<'static, (String, Arc<Channel>, lapin::Result<Delivery>)>>,
+    deliveries: SelectAll<Deliveries>,
 }
 
 /// A message that is not yet answered.
@@ -152,7 +155,10 @@ impl Member {
             Ok(Some(arrived)) => arrived,
             Ok(None) => {
                 let what = format!("group {}", self.group);
-                return Err(SinkError::Unavailable { what, why: "its queues were deleted, or the connection lost".into() });
+                return Err(SinkError::Unavailable {
+                    what,
+                    why: "its queues were deleted, or the connection lost".into(),
+                });
             }
             Err(_) => return Ok(false),
         };
@@ -208,8 +214,7 @@ impl Member {
             for body in bodies.into_iter().filter(|b| !b.is_empty()) {
                 let mut headers = FieldTable::default();
                 headers.insert(GROUP_HEADER.into(), AMQPValue::LongString(self.group.as_str().into()));
-                let properties =
-                    BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
+                let properties = BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
                 let (exchange, key) = (short(&self.shared().config.answer_exchange())?, reply_to.clone());
                 let answers = open.answers.clone();
                 confirms.push(Box::pin(async move {
@@ -221,7 +226,10 @@ impl Member {
         let all = futures_util::future::try_join_all(confirms);
         let confirmed = within(self.shared().config.request_timeout(), what, all).await?;
         if let Some(c) = confirmed.into_iter().find(|c| !matches!(c, Confirmation::Ack(None))) {
-            return Err(SinkError::Unavailable { what: what(), why: format!("the broker did not take an answer: {c:?}") });
+            return Err(SinkError::Unavailable {
+                what: what(),
+                why: format!("the broker did not take an answer: {c:?}"),
+            });
         }
         for taken in done {
             let acked = taken.channel.basic_ack(taken.tag, BasicAckOptions::default()).await;

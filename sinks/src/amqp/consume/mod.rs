@@ -53,7 +53,9 @@ fn records(topic: &str, d: &Delivery) -> Result<Vec<Consumed>, SinkError> {
     }
     let at: Position = span.position().ok_or_else(|| wrong(format!("message {id} names no record")))?;
     let retracts: Option<Retracts> = header(d, RETRACTS_HEADER)
-        .map(|text| read_header(text).ok_or_else(|| wrong(format!("message {id} has no understandable {RETRACTS_HEADER}"))))
+        .map(|text| {
+            read_header(text).ok_or_else(|| wrong(format!("message {id} has no understandable {RETRACTS_HEADER}")))
+        })
         .transpose()?;
     Ok(vec![Consumed {
         topic: topic.to_owned(),
@@ -68,7 +70,8 @@ fn records(topic: &str, d: &Delivery) -> Result<Vec<Consumed>, SinkError> {
 fn unpack(mut body: &[u8]) -> Vec<Option<&[u8]>> {
     let mut all = Vec::new();
     while !body.is_empty() {
-        let next = body.split_first_chunk::<4>().and_then(|(n, rest)| rest.split_at_checked(u32::from_be_bytes(*n) as usize));
+        let next =
+            body.split_first_chunk::<4>().and_then(|(n, rest)| rest.split_at_checked(u32::from_be_bytes(*n) as usize));
         all.push(next.map(|(record, _)| record));
         body = next.map_or(&[], |(_, rest)| rest);
     }

@@ -246,7 +246,8 @@ impl Courier {
                     ack.stream,
                     if ack.duplicate { ", a duplicate" } else { "" }
                 ),
-                hint: "find out which other stream takes its subjects; nobody but the bridge may write there".to_owned(),
+                hint: "find out which other stream takes its subjects; nobody but the bridge may write there"
+                    .to_owned(),
             });
         }
         lane.begun = true;
@@ -272,7 +273,10 @@ impl Courier {
             _ => false,
         };
         if foreign && lane.begun {
-            return SinkError::Fenced { what: format!("{}: message {sequence} of {}", self.what, lane.stream), owner: None };
+            return SinkError::Fenced {
+                what: format!("{}: message {sequence} of {}", self.what, lane.stream),
+                owner: None,
+            };
         }
         self.unavailable(format!("message {sequence} of {} was refused: {text}", lane.stream))
     }
