@@ -40,7 +40,7 @@ impl Link {
     /// A stream as it is now; `None` if there is none of this name.
     pub(super) async fn stream(&self, name: &str) -> Result<Option<stream::Info>, SinkError> {
         let what = || format!("asking for stream {name}");
-        missing(what, self.ask(&what, &format!("STREAM.INFO.{name}"), &()).await?, ErrorCode::STREAM_NOT_FOUND)
+        missing(what, self.ask(&what, &format!("STREAM.INFO.{name}"), &json!({})).await?, ErrorCode::STREAM_NOT_FOUND)
     }
 
     /// Creates a stream; false beside it if somebody else was quicker.
@@ -92,7 +92,7 @@ impl Link {
     /// A consumer as it is now; `None` if there is none.
     pub(super) async fn consumer(&self, stream: &str, name: &str) -> Result<Option<consumer::Info>, SinkError> {
         let what = || format!("asking for consumer {name} of {stream}");
-        let answer = self.ask(&what, &format!("CONSUMER.INFO.{stream}.{name}"), &()).await?;
+        let answer = self.ask(&what, &format!("CONSUMER.INFO.{stream}.{name}"), &json!({})).await?;
         match answer {
             Err(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
             answer => missing(what, answer, ErrorCode::CONSUMER_NOT_FOUND),

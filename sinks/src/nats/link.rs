@@ -208,7 +208,8 @@ async fn options(config: &NatsConfig) -> Result<ConnectOptions, SinkError> {
         o = o.nkey(read("nkey_file", path)?);
     }
     if let Some(path) = &config.credentials_file {
-        o = o.credentials(&read("credentials_file", path)?).map_err(|e| {
+        // The client knows the seed by the line behind it, with its end.
+        o = o.credentials(&(read("credentials_file", path)? + "\n")).map_err(|e| {
             wrong("credentials_file", format!("{} is not one: {e}", path.display()), "make it by `nsc generate creds`")
         })?;
     }
