@@ -1,6 +1,6 @@
 //! A member of a group. It never makes a consumer and acknowledges only what `done` was called for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use super::super::groups::{PINNED, observe};
 use super::super::link::Link;
 use super::super::names::check_group;
 use super::super::{NatsSink, Shared};
+use super::order::Order;
 use super::{consumed, due, streams};
 use crate::error::SinkError;
 use crate::topic::{Topic, TopicIx};
@@ -26,6 +27,9 @@ use crate::traits::{Batch, Consumed, Consumer, Subscription};
 const FIRST_POSITION_GRACE: Duration = Duration::from_secs(15);
 /// Messages asked for at once from each consumer.
 const PULL: usize = 200;
+
+/// Tells in every message of an ordered consumer which member is served (nats-server 2.11, ADR-42).
+const PIN: &str = "Nats-Pin-Id";
 
 /// What comes of one consumer, named by stream and consumer.
 type Delivery = (Arc<Pulled>, Option<Result<jetstream::Message, String>>);
@@ -51,6 +55,10 @@ pub(in crate::nats) struct Member {
     missing: BTreeMap<String, Instant>,
     /// Handed out and not done, by stream and sequence.
     handed: HashMap<(String, u64), Acker>,
+    /// By ordered consumer, what came of it.
+    orders: BTreeMap<Arc<Pulled>, Order>,
+    /// To be handed out next.
+    ready: VecDeque<Consumed>,
 }
 
 impl Member {
@@ -66,6 +74,8 @@ impl Member {
             deliveries: SelectAll::new(),
             missing: BTreeMap::new(),
             handed: HashMap::new(),
+            orders: BTreeMap::new(),
+            ready: VecDeque::new(),
         })
     }
 
@@ -159,23 +169,27 @@ impl Member {
         let messages = pulling.messages().await.map_err(|e| unavailable(e.to_string()))?;
         let (pulled, last) = (Arc::new(pulled), futures_util::stream::iter([None]));
         self.attached.insert(Arc::clone(&pulled));
+        if ordered {
+            self.orders.insert(Arc::clone(&pulled), Order::default());
+        }
         let all = messages.map(|m| Some(m.map_err(|e| e.to_string()))).chain(last);
         self.deliveries.push(Box::pin(all.map(move |m| (Arc::clone(&pulled), m))));
         Ok(())
     }
 
     /// Takes one delivery; a consumer that breaks is attached again at the next look.
-    fn take(&mut self, (pulled, message): Delivery) -> Result<Option<Consumed>, SinkError> {
+    fn take(&mut self, (pulled, message): Delivery) -> Result<(), SinkError> {
         let stream = &pulled.stream;
         let message = match message {
             Some(Ok(message)) => message,
             Some(Err(why)) => {
                 tracing::debug!(group = self.group, stream, why, "a pull broke off");
-                return Ok(None);
+                return Ok(());
             }
             None => {
                 self.attached.remove(&pulled);
-                return Ok(None);
+                self.orders.remove(&pulled);
+                return Ok(());
             }
         };
         let sequence = message.info().map(|info| info.stream_sequence).map_err(|e| SinkError::Unavailable {
@@ -183,10 +197,31 @@ impl Member {
             why: format!("a message without its place: {e}"),
         })?;
         let record = consumed(stream, sequence, &message.subject, &message.payload, message.headers.as_ref())?;
-        // Only its acknowledgement is still needed.
-        let (_, acker) = message.split();
+        // Only its pin and its acknowledgement are still needed.
+        let (message, acker) = message.split();
         self.handed.insert((stream.clone(), sequence), acker);
-        Ok(Some(record))
+        match self.orders.get_mut(&pulled) {
+            Some(order) => {
+                let pin = message.headers.as_ref().and_then(|h| h.get(PIN)).map_or("", |pin| pin.as_str());
+                self.ready.extend(order.arrived(pin, sequence, record));
+            }
+            None => self.ready.push_back(record),
+        }
+        Ok(())
+    }
+
+    /// Asks what is unacknowledged where that decides what may be handed out.
+    async fn put_in_order(&mut self) -> Result<(), SinkError> {
+        let Some(link) = self.link.clone() else { return Ok(()) };
+        let now = Instant::now();
+        for (pulled, order) in &mut self.orders {
+            if order.asks(now)
+                && let Some(info) = link.consumer(&pulled.stream, &pulled.consumer).await?
+            {
+                self.ready.extend(order.told(info.delivered.stream_sequence, info.num_ack_pending));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -197,11 +232,13 @@ impl Consumer for Member {
         let until = Instant::now() + wait;
         loop {
             self.look().await?;
-            while batch.records.len() < max
+            while self.ready.len() < max
                 && let Some(Some(delivery)) = self.deliveries.next().now_or_never()
             {
-                batch.records.extend(self.take(delivery)?);
+                self.take(delivery)?;
             }
+            self.put_in_order().await?;
+            batch.records.extend(self.ready.drain(..max.min(self.ready.len())));
             let left = until.saturating_duration_since(Instant::now());
             if !batch.records.is_empty() || left.is_zero() || max == 0 {
                 return Ok(batch);
@@ -210,7 +247,7 @@ impl Consumer for Member {
             if self.deliveries.is_empty() {
                 tokio::time::sleep(left.min(Duration::from_millis(100))).await;
             } else if let Ok(Some(delivery)) = tokio::time::timeout(left, self.deliveries.next()).await {
-                batch.records.extend(self.take(delivery)?);
+                self.take(delivery)?;
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod ephemeral;
 mod member;
+mod order;
 
 use std::time::{Duration, Instant};
 
