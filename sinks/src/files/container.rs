@@ -13,7 +13,7 @@ use crate::retraction::{RETRACTS_HEADER, read_header};
 const MAGIC: &[u8; 4] = b"Obj\x01";
 const SYNC: usize = 16;
 /// A header is the schema and some words.
-const HEADER_MAX: u64 = 1 << 20;
+const HEADER_MAX: u64 = 128 << 10;
 /// A block's longest content; beyond it a file is not one of ours.
 const BLOCK_MAX: u64 = 1 << 30;
 /// Zstandard's level: about deflate's size at a fraction of its time.
