@@ -102,7 +102,11 @@ impl Codec {
 }
 
 /// The header of a new file, as it is written. `retracts`: the retraction's text, if it is to hold one.
-pub(super) fn header(codec: Codec, version: SchemaVersion, retracts: Option<&str>) -> io::Result<(Vec<u8>, [u8; SYNC])> {
+pub(super) fn header(
+    codec: Codec,
+    version: SchemaVersion,
+    retracts: Option<&str>,
+) -> io::Result<(Vec<u8>, [u8; SYNC])> {
     let mut sync = [0; SYNC];
     File::open("/dev/urandom")?.read_exact(&mut sync)?;
     let mut meta: Vec<(&str, &[u8])> =

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clbridge_schemas::avro::{Framing, Retracts, SchemaVersion, body_length};
 
-use super::container::{Header, bodies, block_at, read_header_of};
+use super::container::{Header, block_at, bodies, read_header_of};
 use super::disk::sort;
 use super::parts::{self, Part};
 use super::{Shared, stand};
@@ -162,13 +162,7 @@ pub(super) fn whole(part: &Part, limit: u64) -> Result<(u64, u64), SinkError> {
 }
 
 /// A block's records, framed as they were published.
-fn split(
-    path: &Path,
-    header: &Header,
-    first: u64,
-    count: u64,
-    mut rest: &[u8],
-) -> Result<VecDeque<Lying>, SinkError> {
+fn split(path: &Path, header: &Header, first: u64, count: u64, mut rest: &[u8]) -> Result<VecDeque<Lying>, SinkError> {
     let mut records = VecDeque::new();
     for position in first..first + count {
         let place = || format!("{}, position {position}", path.display());

@@ -107,8 +107,7 @@ impl Shared {
                     });
                 }
                 if known.is_none() && count > 0 {
-                    found =
-                        Some(End { id: topic.id.clone(), file: part.first, length: end, end: part.first + count });
+                    found = Some(End { id: topic.id.clone(), file: part.first, length: end, end: part.first + count });
                 }
             }
         }
@@ -138,6 +137,10 @@ fn close(part: &Part, length: u64, alive: bool) -> Result<(u64, u64), SinkError>
         return Ok((count, end));
     }
     let failed = |e: io::Error| disk::sort("closing", &part.path, &e);
+    if !part.path.exists() && part.closed().exists() {
+        // Its writer, which lives, has just done so.
+        return Ok((count, end));
+    }
     if count == 0 {
         fs::remove_file(&part.path).map_err(failed)?;
         return Ok((0, 0));
@@ -159,8 +162,10 @@ fn close(part: &Part, length: u64, alive: bool) -> Result<(u64, u64), SinkError>
         };
         cut().map_err(failed)?;
     }
-    fs::rename(&part.path, part.closed()).map_err(failed)?;
-    Ok((count, end))
+    match fs::rename(&part.path, part.closed()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && part.closed().exists() => Ok((count, end)),
+        other => other.map(|()| (count, end)).map_err(failed),
+    }
 }
 
 /// Takes a closed file that State knows nothing of out of the way, for somebody to look at.

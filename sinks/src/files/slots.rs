@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -137,12 +137,7 @@ impl Slots {
 
     /// Whether this is still the file at its path.
     pub(super) fn is_in_place(&self) -> io::Result<bool> {
-        let own = self.file.metadata()?;
-        match fs::metadata(&self.path) {
-            Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(e),
-        }
+        super::disk::is_file_at(&self.file, &self.path)
     }
 
     /// Writes the next content, durable when this returns, without saying so to readers.

@@ -26,7 +26,7 @@ impl Files {
             dir: self.dir.path().to_owned(),
             codec: self.codec,
             block_bytes: 1 << 10,
-            rotate_bytes: 8 << 10,
+            rotate_bytes: 4 << 10,
             memory_bytes: self.memory(),
             ..FilesConfig::default()
         }

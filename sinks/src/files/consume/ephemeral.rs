@@ -29,8 +29,7 @@ struct Inner {
 
 impl Ephemeral {
     pub(in crate::files) fn new(shared: Arc<Shared>, what: &Subscription) -> Self {
-        let inner =
-            Inner { shared, what: what.clone(), looked: None, stands: false, reading: BTreeMap::new() };
+        let inner = Inner { shared, what: what.clone(), looked: None, stands: false, reading: BTreeMap::new() };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 }

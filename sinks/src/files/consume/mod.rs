@@ -26,9 +26,7 @@ fn topics(shared: &Shared, what: &Subscription, group: Option<&str>) -> Result<V
     let mut all = shared.topics()?;
     all.retain(|topic| {
         let repaired = shared.config.parse_topic(&topic.name).and_then(|(_, _, repaired)| repaired);
-        what.mdts.takes(&topic.mdt)
-            && topic.feed == what.feed
-            && (repaired.is_none() || repaired.as_deref() == group)
+        what.mdts.takes(&topic.mdt) && topic.feed == what.feed && (repaired.is_none() || repaired.as_deref() == group)
     });
     Ok(all)
 }

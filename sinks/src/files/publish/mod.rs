@@ -70,7 +70,6 @@ struct Commit {
 
 /// A topic as its publisher sees it.
 struct Lane {
-    topic: Topic,
     /// The position of the next record.
     next: u64,
     block: Option<Block>,
@@ -105,7 +104,6 @@ impl FilesPublisher {
     pub(super) fn new(config: &FilesConfig, begin: Begin) -> Result<Self, SinkError> {
         let lane = |topic: &Topic| Lane {
             next: begin.stand.end_of(&topic.name, &topic.id).map_or(0, |end| end.end),
-            topic: topic.clone(),
             block: None,
             places: Vec::new(),
             last: None,
@@ -115,7 +113,8 @@ impl FilesPublisher {
         let (say, answers) = channel();
         let (waiting, abandoned) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
         let writer = Writer::new(config, begin, Arc::clone(&waiting), Arc::clone(&abandoned));
-        let spawned = std::thread::Builder::new().name("files-writer".to_owned()).spawn(move || writer.run(&taken, &say));
+        let spawned =
+            std::thread::Builder::new().name("files-writer".to_owned()).spawn(move || writer.run(&taken, &say));
         spawned.map_err(|e| SinkError::Unavailable { what: format!("publishing {mdt}"), why: e.to_string() })?;
         Ok(Self {
             mdt,
@@ -173,7 +172,11 @@ impl FilesPublisher {
         Refused::Dead(SinkError::Mismatch { what, why, hint: hint.to_owned() })
     }
 
-    fn answered(&mut self, answer: Result<Commit, SinkError>, durable: &mut dyn FnMut(Durable)) -> Result<(), SinkError> {
+    fn answered(
+        &mut self,
+        answer: Result<Commit, SinkError>,
+        durable: &mut dyn FnMut(Durable),
+    ) -> Result<(), SinkError> {
         let commit = answer.map_err(|e| self.fail(e))?;
         self.committing = false;
         self.undurable.0 -= commit.size.0;

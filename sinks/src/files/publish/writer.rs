@@ -18,8 +18,8 @@ use clbridge_schemas::ids::MdtName;
 
 use super::super::config::{Codec, FilesConfig};
 use super::super::container::{block, header};
-use super::super::disk::{is_full, sort, sync_dir};
-use super::super::parts::{closed_path, open_path};
+use super::super::disk::{is_file_at, is_full, sort, sync_dir};
+use super::super::parts::{self, closed_path, open_path};
 use super::super::slots::Slots;
 use super::super::stand::{End, Stand};
 use super::{Begin, Block, Commit, Job};
@@ -213,9 +213,11 @@ impl Writer {
         let (ix, first) = (records.topic, records.position);
         let path = open_path(&track.dir, first, records.first);
         self.ensure_in_place()?;
-        let (head, sync) = header(self.codec, records.version, records.retracts.as_deref()).map_err(|e| self.failed(&e))?;
+        self.remove_strays(ix)?;
+        let (head, sync) =
+            header(self.codec, records.version, records.retracts.as_deref()).map_err(|e| self.failed(&e))?;
         self.with_room(|own| {
-            let opened = File::options().write(true).create(true).truncate(true).open(&path)?;
+            let opened = File::options().write(true).create_new(true).open(&path)?;
             let mut writing = Writing {
                 path: path.clone(),
                 file: opened,
@@ -227,11 +229,22 @@ impl Writer {
                 length: 0,
                 dirty: true,
             };
-            append(&mut writing, &head)?;
+            append(&mut writing, &head).inspect_err(|_| drop(fs::remove_file(&path)))?;
             own.tracks[ix].writing = Some(writing);
             own.tracks[ix].named = true;
             Ok(())
         })
+    }
+
+    /// Removes what a writer left that was fenced in the moment in which it began a file.
+    fn remove_strays(&self, ix: usize) -> Result<(), SinkError> {
+        let track = &self.tracks[ix];
+        for part in parts::all(&track.dir)?.into_iter().filter(|part| part.open) {
+            if !track.complete.iter().any(|own| own.path == part.path) {
+                fs::remove_file(&part.path).map_err(|e| sort("removing", &part.path, &e))?;
+            }
+        }
+        Ok(())
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), SinkError> {
@@ -242,6 +255,12 @@ impl Writer {
             for writing in track.complete.iter_mut().chain(&mut track.writing).filter(|w| w.dirty) {
                 // No second attempt: after a failed sync nobody knows what is on the disk.
                 writing.file.sync_data().map_err(|e| sort("syncing", &writing.path, &e))?;
+                if !is_file_at(&writing.file, &writing.path).map_err(|e| sort("looking at", &writing.path, &e))? {
+                    return Err(SinkError::Unavailable {
+                        what: format!("writing {}", writing.path.display()),
+                        why: "somebody removed it".to_owned(),
+                    });
+                }
                 writing.dirty = false;
             }
             if track.named {
@@ -276,7 +295,11 @@ impl Writer {
             let any = !track.complete.is_empty();
             for writing in track.complete.drain(..) {
                 let closed = closed_path(&writing.path);
-                fs::rename(&writing.path, &closed).map_err(|e| sort("closing", &writing.path, &e))?;
+                match fs::rename(&writing.path, &closed) {
+                    // Whoever fenced this writer meanwhile has done so.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound && closed.exists() => {}
+                    other => other.map_err(|e| sort("closing", &writing.path, &e))?,
+                }
             }
             if any {
                 sync_dir(&track.dir).map_err(|e| sort("syncing", &track.dir, &e))?;
