@@ -20,6 +20,9 @@ mod fencing;
 #[cfg(feature = "files")]
 #[path = "sink_contract/files.rs"]
 mod files;
+#[cfg(feature = "files")]
+#[path = "sink_contract/files_own.rs"]
+mod files_own;
 #[path = "sink_contract/ground.rs"]
 mod ground;
 #[path = "sink_contract/groups.rs"]

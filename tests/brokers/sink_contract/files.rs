@@ -9,25 +9,43 @@ use clbridge_sinks::{Broker as _, Consumer, GroupObserver, MdtSelection, Positio
 
 use crate::ground::{Ground, variable};
 
-/// A folder of its own.
+/// A folder of its own, and settings under which there are many small files.
 pub struct Files {
     pub dir: tempfile::TempDir,
+    /// Another folder instead.
+    pub at: Option<PathBuf>,
     pub codec: Codec,
+    pub block_bytes: u32,
+    pub rotate_bytes: u64,
+    pub rotate_after_ms: u64,
+    pub memory: usize,
 }
 
 impl Files {
     pub fn new(codec: Codec) -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), codec }
-    }
-
-    /// Settings under which there are many small files.
-    pub fn config(&self) -> FilesConfig {
-        FilesConfig {
-            dir: self.dir.path().to_owned(),
-            codec: self.codec,
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            at: None,
+            codec,
             block_bytes: 1 << 10,
             rotate_bytes: 4 << 10,
-            memory_bytes: self.memory(),
+            rotate_after_ms: 3_600_000,
+            memory: 32 << 20,
+        }
+    }
+
+    fn root(&self) -> &std::path::Path {
+        self.at.as_deref().unwrap_or(self.dir.path())
+    }
+
+    pub fn config(&self) -> FilesConfig {
+        FilesConfig {
+            dir: self.root().to_owned(),
+            codec: self.codec,
+            block_bytes: self.block_bytes,
+            rotate_bytes: self.rotate_bytes,
+            rotate_after_ms: self.rotate_after_ms,
+            memory_bytes: self.memory,
             ..FilesConfig::default()
         }
     }
@@ -38,7 +56,7 @@ impl Files {
 
     /// The topic's files, in order.
     pub fn files(&self, topic: &Topic) -> Vec<PathBuf> {
-        let mut all: Vec<PathBuf> = std::fs::read_dir(self.dir.path().join(&topic.name))
+        let mut all: Vec<PathBuf> = std::fs::read_dir(self.root().join(&topic.name))
             .unwrap()
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.to_str().unwrap().contains(".avro"))
@@ -72,11 +90,11 @@ impl Ground for Files {
     }
 
     fn memory(&self) -> usize {
-        32 << 20
+        self.memory
     }
 
     async fn delete(&self, topic: &Topic, recreate: bool) {
-        std::fs::remove_dir_all(self.dir.path().join(&topic.name)).unwrap();
+        std::fs::remove_dir_all(self.root().join(&topic.name)).unwrap();
         if recreate {
             let spec = crate::ground::spec(&topic.mdt, topic.feed.as_deref());
             self.sink().prepare(&[spec], None).await.unwrap();
@@ -115,7 +133,7 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.avro*")):
             if "clb-retracts" in reader.metadata:
                 print(at, reader.metadata["clb-retracts"])
 "#;
-        let folder = self.dir.path().join(&topic.name);
+        let folder = self.root().join(&topic.name);
         let said = Command::new(variable("CLB_PYTHON")).args(["-c", reader]).arg(folder).output().unwrap();
         assert!(said.status.success(), "fastavro: {}", String::from_utf8_lossy(&said.stderr));
         let lines = String::from_utf8(said.stdout).unwrap();
