@@ -24,8 +24,10 @@ fn open(files: &[PathBuf]) -> Vec<&PathBuf> {
 /// What fastavro reads of files, as `FILE CODEC INDEX` a line.
 fn by_fastavro(files: &[PathBuf]) -> Vec<(String, u64)> {
     let reader = r#"
-import sys, fastavro
+import os, sys, fastavro
 for path in sys.argv[1:]:
+    if not os.path.exists(path):
+        path = path.removesuffix(".inprogress")  # closed meanwhile
     with open(path, "rb") as file:
         reader = fastavro.reader(file)
         for record in reader:
@@ -101,7 +103,7 @@ async fn files_are_closed_by_size_and_by_age_and_named_by_their_first_record() {
     mdt.write(1..=500);
     let files = g.files(mdt.topic());
     assert!(files.len() > 5, "{files:?}");
-    assert_eq!(open(&files).len(), 1);
+    assert!(open(&files).len() <= 1, "{files:?}");
     let largest = files.iter().map(|f| std::fs::metadata(f).unwrap().len()).max().unwrap();
     assert!(largest < 16 << 10, "{largest}");
     for file in &files {
@@ -143,9 +145,10 @@ async fn a_file_is_removed_only_below_the_limit_and_when_it_is_old() {
         std::fs::File::options().append(true).open(file).unwrap().set_modified(old).unwrap();
     }
     // then these are removed as far as the slowest reader has passed them whole
-    assert_eq!(mdt.sink.trim(mdt.topic(), &[first_of(&files[1]) + 1], Duration::from_secs(3600)).await.unwrap(), [
-        first_of(&files[1])
-    ]);
+    assert_eq!(
+        mdt.sink.trim(mdt.topic(), &[first_of(&files[1]) + 1], Duration::from_secs(3600)).await.unwrap(),
+        [first_of(&files[1])]
+    );
     assert_eq!(mdt.sink.trim(mdt.topic(), &[limit], Duration::from_secs(3600)).await.unwrap(), [first_of(&files[2])]);
     assert_eq!(g.files(mdt.topic()), files[2..]);
 }
@@ -285,6 +288,17 @@ async fn a_writer_that_was_fenced_leaves_nothing_in_files_that_others_read() {
     }
     assert!(!record.is_empty());
     second.seal(200, &mut seen);
+    // and the first is told that it is fenced, and nothing else
+    let began = Instant::now();
+    let told = loop {
+        let sealed = first.publisher.seal(Some(id(3000)), Some(&first.state));
+        let polled = first.publisher.poll(Duration::from_millis(20), &mut |d| panic!("{d:?}"));
+        match (sealed, polled) {
+            (Err(Refused::Dead(e)), _) | (_, Err(e)) => break e,
+            _ => assert!(began.elapsed() < HANG, "never fenced"),
+        }
+    };
+    assert!(matches!(told, SinkError::Fenced { .. }), "{told}");
     drop(first.publisher);
     // then whoever reads the files, even without a look at State, finds the second's records only
     let files: Vec<PathBuf> = g.files(second.topic());

@@ -126,7 +126,9 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             if let Err(e) = done {
-                drop(say.send(Err(e)));
+                // Whoever took over has replaced files under this writer's hands: that is why, whatever it ran into.
+                let fenced = matches!(self.slots.is_in_place(), Ok(false));
+                drop(say.send(Err(if fenced { self.fenced() } else { e })));
                 return;
             }
         }
