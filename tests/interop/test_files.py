@@ -50,6 +50,8 @@ rotate_bytes = 16384
 rotate_after_ms = 1000
 [http]
 listen = "127.0.0.1:0"
+[groups.lake]
+from = "oldest"
 """)
         with open(base / "log", "w", encoding="utf-8") as log:
             bridge = subprocess.Popen([os.environ["CLB_CLBRIDGE"], "run", "--config", config], stdout=log, stderr=log)
@@ -79,6 +81,17 @@ listen = "127.0.0.1:0"
                     found += records
                 self.assertEqual([record["index"] for record in found], self.wanted)
                 self.assertEqual({record["mdt"] for record in found}, {MDT})
+
+    def test_members_of_a_group_take_every_record_once_and_go_on_where_the_last_one_ended(self):
+        config = pathlib.Path(self.folder.name) / "deflate" / "clbridge.toml"
+        half = len(self.wanted) // 2
+        taken = []
+        for count in (half, len(self.wanted) - half):
+            said = subprocess.run([os.environ["CLB_CLBRIDGE"], "consume", "--config", config, "--group", "lake",
+                                   "--format", "json", "--max", str(count)],
+                                  stdout=subprocess.PIPE, text=True, check=True, timeout=PATIENCE).stdout
+            taken.append([json.loads(line)["index"] for line in said.splitlines()])
+        self.assertEqual(taken, [self.wanted[:half], self.wanted[half:]])
 
     def test_duckdb_counts_types_as_fastavro_does_with_no_schema_given(self):
         found = [record for path in self.written["deflate"] for record in read(path)[1]]

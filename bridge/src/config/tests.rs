@@ -22,6 +22,8 @@ mdts = ["scratch-MDT0000", "scratch-MDT0001"]
 user = "cl1"
 users = { "scratch-MDT0001" = "cl2-bridge" }
 
+[sink.kafka]
+
 [clear]
 min_age = "45s"
 without_groups = "durable"

@@ -229,7 +229,7 @@ impl Shared {
         let mut cursor: Option<Cursor> = None;
         for i in order {
             let wanted = at[i].offset;
-            if !last.as_ref().is_some_and(|l| l.position >= wanted) {
+            if last.as_ref().is_none_or(|l| l.position < wanted) {
                 let mut from = match cursor.take() {
                     Some(mut from) => {
                         from.position = wanted.max(from.position);

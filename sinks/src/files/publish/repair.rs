@@ -16,12 +16,15 @@ pub(in crate::files) struct Whole {
     pub(in crate::files) bytes: Vec<u8>,
 }
 
+/// Records of one schema version, bodies only.
+type Run<'a> = Vec<(RecordId, &'a [u8])>;
+
 /// Records in the order in which they are given, in a file for each run of one schema version.
 pub(in crate::files) fn container_of(
     config: &FilesConfig,
     records: &[(RecordId, Vec<u8>, Vec<u8>)],
 ) -> Result<Vec<Whole>, SinkError> {
-    let mut runs: Vec<(SchemaVersion, Vec<(RecordId, &[u8])>)> = Vec::new();
+    let mut runs: Vec<(SchemaVersion, Run<'_>)> = Vec::new();
     for (id, _, payload) in records {
         let place = format!("record {id} to be repaired");
         let (_, version, start) = framing_of(payload).map_err(|e| foreign(&place, e.to_string()))?;
