@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use clbridge_schemas::avro::{Framing, SchemaVersion};
 use clbridge_schemas::ids::MdtName;
 use clbridge_sinks::amqp::{AmqpConfig, AmqpSink};
+use clbridge_sinks::files::{FilesConfig, FilesSink};
 use clbridge_sinks::kafka::{KafkaConfig, KafkaSink};
 use clbridge_sinks::nats::{NatsConfig, NatsSink};
 use clbridge_sinks::{Broker, State, TopicSpec};
@@ -52,6 +53,10 @@ pub fn sink_for(config: &Config, mdts: usize) -> anyhow::Result<Arc<dyn Broker>>
         Chosen::Amqp(own) => {
             let memory_bytes = share.min(own.memory_bytes);
             Arc::new(AmqpSink::new(AmqpConfig { instance, memory_bytes, ..own })?)
+        }
+        Chosen::Files(own) => {
+            let memory_bytes = share.min(own.memory_bytes);
+            Arc::new(FilesSink::new(FilesConfig { instance, memory_bytes, ..own })?)
         }
     })
 }

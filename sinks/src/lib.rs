@@ -12,6 +12,8 @@
 #[cfg(feature = "amqp")]
 pub mod amqp;
 pub mod error;
+#[cfg(feature = "files")]
+pub mod files;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(feature = "nats")]

@@ -17,6 +17,12 @@ mod consuming;
 mod faults;
 #[path = "sink_contract/fencing.rs"]
 mod fencing;
+#[cfg(feature = "files")]
+#[path = "sink_contract/files.rs"]
+mod files;
+#[cfg(feature = "files")]
+#[path = "sink_contract/files_own.rs"]
+mod files_own;
 #[path = "sink_contract/ground.rs"]
 mod ground;
 #[path = "sink_contract/groups.rs"]
@@ -125,3 +131,7 @@ contract!(kafka_idempotent, crate::kafka::Kafka::new(clbridge_sinks::kafka::Deli
 contract!(nats_jetstream, crate::nats::Nats::new());
 #[cfg(feature = "amqp")]
 contract!(amqp_contract, crate::amqp::Amqp::new());
+#[cfg(feature = "files")]
+contract!(files_embedded, crate::files::Files::new(clbridge_sinks::files::Codec::Deflate));
+#[cfg(feature = "files")]
+contract!(files_embedded_zstd, crate::files::Files::new(clbridge_sinks::files::Codec::Zstd));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clbridge_schemas::lustre::RecordType;
 
-use super::{Bytes, Config, ConfigError, FeedConfig, PolicyConfig, SourceKind};
+use super::{Bytes, Chosen, Config, ConfigError, FeedConfig, FramingName, PolicyConfig, SourceKind};
 use crate::modules::TypeSet;
 
 const LEAST_MEMORY: Bytes = Bytes::mib(32);
@@ -22,7 +22,25 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
     groups(config)?;
     config.sink.check()?;
+    framing(config)?;
     limits(config)
+}
+
+/// A file has its schema within: there is no place for the id that a registry gave it.
+fn framing(config: &Config) -> Result<(), ConfigError> {
+    if !matches!(config.sink.chosen(), Chosen::Files(_)) {
+        return Ok(());
+    }
+    for (name, feed) in config.all_feeds() {
+        if feed.framing != FramingName::SingleObject {
+            let table = name.map_or_else(|| "feed".to_owned(), |name| format!("feeds.{name}"));
+            return Err(ConfigError::impossible(
+                format!("{table}.framing"),
+                "files have their schema within: `sink.files` knows single-object framing only",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn positive(key: &str, value: Duration) -> Result<(), ConfigError> {

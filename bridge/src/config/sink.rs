@@ -2,13 +2,14 @@
 
 use clbridge_sinks::SinkError;
 use clbridge_sinks::amqp::AmqpConfig;
+use clbridge_sinks::files::FilesConfig;
 use clbridge_sinks::kafka::{Delivery, KafkaConfig};
 use clbridge_sinks::nats::NatsConfig;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 
-/// The broker. A bridge has one: the one whose table is there.
+/// The broker. A bridge has one: the one whose table is there, and without any of them files.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SinkConfig {
@@ -21,6 +22,9 @@ pub struct SinkConfig {
     /// RabbitMQ by AMQP 0.9.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amqp: Option<AmqpConfig>,
+    /// Files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<FilesConfig>,
 }
 
 /// The settings of the broker that was chosen.
@@ -32,16 +36,19 @@ pub enum Chosen {
     Nats(NatsConfig),
     /// RabbitMQ.
     Amqp(AmqpConfig),
+    /// Files.
+    Files(FilesConfig),
 }
 
 impl SinkConfig {
-    /// The broker whose table is there, else Kafka with its default settings.
+    /// The broker whose table is there, else files with their default settings: they need nothing else to run.
     #[must_use]
     pub fn chosen(&self) -> Chosen {
         match self {
             Self { nats: Some(own), .. } => Chosen::Nats(own.clone()),
             Self { amqp: Some(own), .. } => Chosen::Amqp(own.clone()),
-            Self { kafka, .. } => Chosen::Kafka(kafka.clone().unwrap_or_default()),
+            Self { kafka: Some(own), .. } => Chosen::Kafka(own.clone()),
+            Self { files, .. } => Chosen::Files(files.clone().unwrap_or_default()),
         }
     }
 
@@ -53,13 +60,19 @@ impl SinkConfig {
             Chosen::Kafka(KafkaConfig { delivery: Delivery::Idempotent, .. }) => "kafka-idempotent",
             Chosen::Nats(_) => "nats",
             Chosen::Amqp(_) => "amqp",
+            Chosen::Files(_) => "files",
         }
     }
 
     /// Refuses two brokers, what a sink has a setting for and the configuration another place, and what the sink itself
     /// refuses.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let tables = [("kafka", self.kafka.is_some()), ("nats", self.nats.is_some()), ("amqp", self.amqp.is_some())];
+        let tables = [
+            ("kafka", self.kafka.is_some()),
+            ("nats", self.nats.is_some()),
+            ("amqp", self.amqp.is_some()),
+            ("files", self.files.is_some()),
+        ];
         let given: Vec<&str> = tables.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect();
         if let [first, second, ..] = given[..] {
             return Err(ConfigError::impossible(
@@ -82,6 +95,10 @@ impl SinkConfig {
             Chosen::Amqp(own) => {
                 refuse("amqp.instance", own.instance != AmqpConfig::default().instance, INSTANCE)?;
                 refused("amqp", own.check())
+            }
+            Chosen::Files(own) => {
+                refuse("files.instance", own.instance != FilesConfig::default().instance, INSTANCE)?;
+                refused("files", own.check())
             }
         }
     }

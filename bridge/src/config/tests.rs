@@ -22,6 +22,8 @@ mdts = ["scratch-MDT0000", "scratch-MDT0001"]
 user = "cl1"
 users = { "scratch-MDT0001" = "cl2-bridge" }
 
+[sink.kafka]
+
 [clear]
 min_age = "45s"
 without_groups = "durable"
@@ -224,6 +226,10 @@ fn an_impossible_combination_is_an_error_that_names_the_key_to_change() {
         ("[sink.kafka]\nmock = true", "sink.kafka.mock"),
         ("[sink.kafka]\nlinger_ms = 9999999", "sink.kafka"),
         ("[sink.kafka.librdkafka]\nacks = \"1\"", "sink.kafka"),
+        ("[sink.files]\ninstance = \"x\"", "sink.files.instance"),
+        ("[sink.files]\ndir = \"x\"", "sink.files"),
+        ("[sink.files]\n[feed]\nframing = { confluent = { id = 1 } }", "feed.framing"),
+        ("[sink.kafka]\n[sink.files]\n", "sink.files"),
     ] {
         let error = parsed(toml, &[]).unwrap_err();
         assert!(matches!(error, ConfigError::Impossible { .. }), "{toml}: {error}");
@@ -274,16 +280,26 @@ fn keys(value: &serde_json::Value, path: &str, into: &mut Vec<String>) {
 }
 
 #[test]
+fn without_a_broker_s_table_records_go_to_files() {
+    assert_eq!(parsed("", &[]).unwrap().sink.name(), "files");
+    assert_eq!(parsed("[sink.kafka]", &[]).unwrap().sink.name(), "kafka");
+    let config = parsed("[sink.files]\ncodec = \"zstd\"\nrotate_bytes = 1048576", &[]).unwrap();
+    assert_eq!(config.sink.name(), "files");
+    assert_eq!(config.sink.files.unwrap().rotate_bytes, 1 << 20);
+}
+
+#[test]
 fn every_key_is_described_in_the_documentation() {
     let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md")).unwrap();
-    let config = parsed(
-        "[sink.kafka]\n[feeds.NAME]\n[groups.NAME]\npolicy = { release = { backlog = 1, age = \"1s\" } }\n[[patterns]]\npattern = \"x\"\n",
-        &[],
-    )
-    .unwrap();
-    let mut all = Vec::new();
-    keys(&serde_json::to_value(&config).unwrap(), "", &mut all);
-    assert!(all.len() > 45, "{all:?}");
-    let missing: Vec<_> = all.iter().filter(|key| !docs.contains(&format!("`{key}`"))).collect();
-    assert!(missing.is_empty(), "not in docs/configuration.md: {missing:?}");
+    for sink in ["kafka", "files"] {
+        let toml = format!(
+            "[sink.{sink}]\n[feeds.NAME]\n[groups.NAME]\npolicy = {{ release = {{ backlog = 1, age = \"1s\" }} }}\n[[patterns]]\npattern = \"x\"\n"
+        );
+        let config = parsed(&toml, &[]).unwrap();
+        let mut all = Vec::new();
+        keys(&serde_json::to_value(&config).unwrap(), "", &mut all);
+        assert!(all.len() > 45, "{all:?}");
+        let missing: Vec<_> = all.iter().filter(|key| !docs.contains(&format!("`{key}`"))).collect();
+        assert!(missing.is_empty(), "not in docs/configuration.md: {missing:?}");
+    }
 }

@@ -61,7 +61,25 @@ impl<'a> Body<'a> {
     }
 }
 
+/// The length of the body that `bodies` begins with, which was written with `version`: in a container file's block
+/// bodies stand behind each other without a word of their lengths.
+///
+/// # Errors
+/// If no such body stands there.
+pub fn body_length(version: SchemaVersion, bodies: &[u8]) -> Result<usize, DecodeError> {
+    let mut reader = Reader::new(bodies);
+    match fields(&mut reader, Some(version)) {
+        Ok(_) => Ok(reader.at()),
+        Err(kind) => Err(DecodeError { offset: reader.at(), kind }),
+    }
+}
+
 fn read<'a>(r: &mut Reader<'a>, version: Option<SchemaVersion>) -> Result<Body<'a>, DecodeErrorKind> {
+    let body = fields(r, version)?;
+    if r.is_empty() { Ok(body) } else { Err(DecodeErrorKind::Trailing) }
+}
+
+fn fields<'a>(r: &mut Reader<'a>, version: Option<SchemaVersion>) -> Result<Body<'a>, DecodeErrorKind> {
     let mut body = first(r)?;
     for next in SchemaVersion::ALL.into_iter().skip(1) {
         let ends = version.map_or_else(|| r.is_empty(), |version| version < next);
@@ -81,7 +99,7 @@ fn read<'a>(r: &mut Reader<'a>, version: Option<SchemaVersion>) -> Result<Body<'
             }
         }
     }
-    if r.is_empty() { Ok(body) } else { Err(DecodeErrorKind::Trailing) }
+    Ok(body)
 }
 
 fn first<'a>(r: &mut Reader<'a>) -> Result<Body<'a>, DecodeErrorKind> {

@@ -11,6 +11,7 @@ mod record;
 mod schema;
 mod wire;
 
+pub use body::body_length;
 pub use decode::{DecodeError, DecodeErrorKind, framing_of};
 pub use encode::{Additions, Encoder, Retraction};
 pub use head::Head;

@@ -21,7 +21,7 @@ LOG4J_BRIDGE_VERSION = "2.24.3"
 NATS_VERSION = "2.15.2"
 NATS_NEEDS_GO = (1, 25)
 PYTHON_PACKAGES = ("confluent-kafka==2.16.1", "fastavro==1.13.1", "nats-py==2.16.0", "nkeys==0.2.1", "pika==1.4.4",
-                   "duckdb==2.0.1", "backports.zstd==1.8.0", "xxhash==4.1.0")
+                   "duckdb==1.5.5", "duckdb-extension-avro==1.5.5", "backports.zstd==1.8.0", "xxhash==4.1.0")
 PURE_PYTHON = "nkeys"  # which has no wheel
 ERLANG = ("base", "crypto", "eldap", "inets", "mnesia", "os-mon", "parsetools", "public-key", "runtime-tools", "ssl",
           "syntax-tools", "tools", "xmerl")
