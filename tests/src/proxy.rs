@@ -16,7 +16,7 @@ pub enum Traffic {
     Held = 1,
     /// Nothing; connections are closed, and new ones at once.
     Cut = 2,
-    /// Everything, each piece [`LATE`].
+    /// Everything, each piece late by `LATE`.
     Slow = 3,
 }
 
