@@ -15,11 +15,11 @@ deps: ## what the build needs (installed by apt-get as root, else the line to ty
 build: deps ## the release binaries
 	cargo build --release --workspace
 
-demo: deps ## two simulated MDTs to consumer groups in under 40 s; ARGS='--broker HOST:PORT' or ARGS='--watch DIR'
+demo: deps ## two simulated MDTs to consumer groups in under 40 s; ARGS='--sink nats --broker HOST:PORT' or '--watch DIR'
 	cargo build --release --bin clbridge
 	$(CLBRIDGE) demo $(ARGS)
 
-test: deps ## everything that proves it works: lints, unit tests, simulation, real Kafka end to end, fuzzing, interop
+test: deps ## everything that proves it works: lints, unit tests, simulation, every fault on real brokers, fuzzing, interop
 	tests/lib/steps
 
 bench: deps ## the table of rates, ratios and latencies; writes target/report/bench.json; ARGS='kafka' for a part

@@ -1,7 +1,7 @@
 //! Turns the configuration into what the daemon is made of. The only place that knows both.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use clbridge_schemas::avro::{Framing, SchemaVersion};
@@ -10,7 +10,7 @@ use clbridge_sinks::amqp::{AmqpConfig, AmqpSink};
 use clbridge_sinks::files::{FilesConfig, FilesSink};
 use clbridge_sinks::kafka::{KafkaConfig, KafkaSink};
 use clbridge_sinks::nats::{NatsConfig, NatsSink};
-use clbridge_sinks::{Broker, State, TopicSpec};
+use clbridge_sinks::{Broker, Owner, State, TopicSpec};
 
 use crate::config::{Chosen, Config, FeedConfig, FramingName, SourceKind, WithoutGroups};
 use crate::core::Settings;
@@ -117,10 +117,17 @@ pub fn setup(config: &Config, broker: &Arc<dyn Broker>) -> anyhow::Result<Setup>
     })
 }
 
+/// The name that this bridge is configured to have, and what tells this process from all others: two containers may have
+/// the same process number, but did not start within the same nanosecond.
+fn this_run(config: &Config) -> Owner {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Owner { name: config.instance.clone(), run: format!("{}-{:x}", std::process::id(), since.as_nanos()) }
+}
+
 fn pipeline(config: &Config) -> anyhow::Result<PipelineSettings> {
     let feeds: anyhow::Result<Vec<_>> = config.all_feeds().map(|(name, feed)| feed_settings(name, feed)).collect();
     Ok(PipelineSettings {
-        owner: config.instance.clone(),
+        owner: this_run(config),
         core: Settings {
             min_age: config.clear.min_age,
             clears: ClearSettings {

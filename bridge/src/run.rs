@@ -93,7 +93,7 @@ impl Bridge {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mdts = self.mdts.lock().unwrap_or_else(PoisonError::into_inner);
         BridgeStatus {
-            instance: self.setup.settings.owner.clone(),
+            instance: self.setup.settings.owner.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             sink: self.setup.sink_name.clone(),
             uptime_s: self.started.elapsed().as_secs_f64(),

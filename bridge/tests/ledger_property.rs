@@ -114,7 +114,8 @@ impl Model {
 
     fn progress(&self) -> Progress {
         let groups = self.shown.iter().enumerate().map(|(g, shown)| (name(g), shown.clone())).collect();
-        let topic = TopicProgress { low: vec![0; self.end.len()], end: self.end.clone(), id: "id".into(), groups };
+        let (low, end) = (vec![0; self.end.len()], self.end.clone());
+        let topic = TopicProgress { low, end, id: "id".into(), groups, ..TopicProgress::default() };
         Progress { topics: BTreeMap::from([("t".to_owned(), topic)]) }
     }
 }

@@ -27,7 +27,7 @@ pub mod traits;
 
 pub use error::{Refused, SinkError};
 pub use registry::{GroupSpec, MdtSelection, Policy, Registry, StartAt};
-pub use state::{GroupState, Mark, Retraction, State, TopicState};
+pub use state::{GroupState, Mark, Owner, Retraction, State, TopicState};
 pub use topic::{Head, Position, Stored, Topic, TopicIx, TopicSpec};
 pub use traits::{
     Batch, Broker, Capabilities, Consumed, Consumer, Durable, GroupInfo, GroupObserver, Message, Offsets, Positions,

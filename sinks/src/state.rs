@@ -160,6 +160,15 @@ pub struct GroupState {
     pub repair: Option<(String, Vec<u64>)>,
 }
 
+/// Who writes State.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Owner {
+    /// Name of the bridge; the same after a restart.
+    pub name: String,
+    /// Which run of it: no two processes have the same, on whatever host.
+    pub run: String,
+}
+
 /// One MDT's State.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct State {
@@ -169,6 +178,10 @@ pub struct State {
     pub mdt: MdtName,
     /// Name of the bridge that wrote it.
     pub owner: String,
+    /// Which run of that bridge wrote it ([`Owner::run`]); empty where none did: a reset, or a version that
+    /// did not tell.
+    #[serde(default)]
+    pub run: String,
     /// Rises by one with every State written, over all owners.
     pub number: u64,
     /// Wall clock at writing, milliseconds since the epoch; for people, nothing is decided by it.
@@ -211,6 +224,7 @@ impl State {
             version: 1,
             mdt,
             owner,
+            run: String::new(),
             number: 0,
             written_ms: 0,
             incarnation: 1,

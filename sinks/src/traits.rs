@@ -3,7 +3,7 @@
 //! Threads: a [`Publisher`] lives on its MDT's own thread and never blocks it for long; everything else is async and
 //! runs beside it. Several bridges may run at once: the fence taken in [`Sink::recover`] decides which of them writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -107,6 +107,12 @@ pub trait Publisher: Send {
     /// until buffers are full.
     fn ready(&self) -> bool;
 
+    /// Whether a State that tells a newer frontier should be written before long: where the publisher bounds what State
+    /// does not tell of, it would else have to refuse records until there is one.
+    fn wants_state(&self) -> bool {
+        false
+    }
+
     /// Accepted and not yet durable: (messages, bytes).
     fn in_flight(&self) -> (u64, u64);
 }
@@ -189,6 +195,9 @@ pub struct TopicProgress {
     pub id: String,
     /// By group.
     pub groups: BTreeMap<String, Offsets>,
+    /// Groups that are not at the end although the broker has held nothing for them for some seconds, in which nobody
+    /// read for them either: what they have not acknowledged never will be. Only a word for `status`: it may be wrong.
+    pub drained: BTreeSet<String>,
 }
 
 /// An answer about all groups, by topic name.
@@ -295,3 +304,6 @@ pub trait Consumer: Send {
     /// Everything in `batch` is done: commits the positions behind it. Nothing for an ephemeral reader.
     async fn done(&mut self, batch: &Batch) -> Result<(), SinkError>;
 }
+
+#[cfg(all(test, feature = "kafka", feature = "nats", feature = "amqp", feature = "files"))]
+mod tests;

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 
 use crate::child::{done, ready, say};
+use crate::kafka::{IN_FLIGHT, OVERHEAD, producer};
 use crate::native::{Batch, Producer};
 use crate::payloads::{Message, Payloads};
-use crate::setup::{Bench, IN_FLIGHT, OVERHEAD, PARTITIONS, SEAL_BYTES, SEAL_MS};
+use crate::setup::{PARTITIONS, SEAL_BYTES, SEAL_MS};
 
 /// Messages that are handed over in one call.
 const HAND_OVER: usize = 256;
@@ -33,7 +34,7 @@ impl<'a> Loop<'a> {
 
     fn push(&mut self, m: &Message<'a>) -> Result<()> {
         let batch = &mut self.batches[m.partition as usize];
-        batch.push(m);
+        batch.push(m.key, m.payload);
         self.outstanding.0 += 1;
         self.outstanding.1 += m.key.len() + m.payload.len();
         if batch.len() >= HAND_OVER {
@@ -57,9 +58,9 @@ impl<'a> Loop<'a> {
 }
 
 /// Publishes `records` payloads in transactions that are sealed as the bridge seals its own.
-pub fn rate(sim: &str, brokers: &str, topic: &str, id: &str, records: usize) -> Result<()> {
+pub fn rate(sim: &str, records: usize, brokers: &str, topic: &str, id: &str) -> Result<()> {
     let payloads = Payloads::read(sim, records)?;
-    let producer = Producer::new(&Bench::producer(brokers, Some(id)), topic)?;
+    let producer = Producer::new(&producer(brokers, Some(id)), topic)?;
     producer.init_transactions()?;
     let mut l = Loop { producer, batches: Batch::each(PARTITIONS), outstanding: (0, 0) };
     ready()?;
@@ -96,7 +97,7 @@ pub fn rate(sim: &str, brokers: &str, topic: &str, id: &str, records: usize) -> 
 pub fn paced(sim: &str, brokers: &str, topic: &str, rate: u64, seconds: u64) -> Result<()> {
     let payloads = Payloads::read(sim, 10_000)?;
     let mut next = payloads.iter().cycle();
-    let producer = Producer::new(&Bench::producer(brokers, None), topic)?;
+    let producer = Producer::new(&producer(brokers, None), topic)?;
     let mut stamped: VecDeque<Vec<u8>> = VecDeque::new();
     let mut outstanding = 0;
     ready()?;
@@ -117,7 +118,7 @@ pub fn paced(sim: &str, brokers: &str, topic: &str, rate: u64, seconds: u64) -> 
         }
         let mut batches = Batch::each(PARTITIONS);
         for (partition, key, payload) in &tick {
-            batches[*partition as usize].push(&Message { partition: *partition, key, payload });
+            batches[*partition as usize].push(key, payload);
         }
         outstanding += tick.len() as u64;
         batches.iter_mut().filter(|b| b.len() > 0).try_for_each(|b| producer.produce(b))?;

@@ -9,9 +9,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::child::{done, ready, say};
+use crate::kafka;
 use crate::native;
 use crate::payloads::Payloads;
-use crate::setup::{Bench, SEAL_BYTES, SEAL_MS};
+use crate::setup::{SEAL_BYTES, SEAL_MS};
 
 fn commit(producer: &BaseProducer) -> Result<()> {
     while producer.in_flight_count() > 0 {
@@ -21,21 +22,19 @@ fn commit(producer: &BaseProducer) -> Result<()> {
     native::commit(producer.client())
 }
 
-/// Publishes `records` payloads, in transactions if there is an id.
-pub fn rate(sim: &str, brokers: &str, topic: &str, id: Option<&str>, records: usize) -> Result<()> {
+/// Publishes `records` payloads in transactions.
+pub fn rate(sim: &str, records: usize, brokers: &str, topic: &str, id: &str) -> Result<()> {
     let payloads = Payloads::read(sim, records)?;
-    let mut config = Bench::producer(brokers, id);
+    let mut config = kafka::producer(brokers, Some(id));
     // Here librdkafka itself bounds what is on its way: its defaults.
     config.remove("queue.buffering.max.messages");
     config.remove("queue.buffering.max.kbytes");
     let producer: BaseProducer = config.create()?;
-    if id.is_some() {
-        producer.init_transactions(Duration::from_secs(30))?;
-    }
+    producer.init_transactions(Duration::from_secs(30))?;
     ready()?;
     let mut open: Option<(usize, Instant)> = None;
     for (n, m) in payloads.iter().enumerate() {
-        if id.is_some() && open.is_none() {
+        if open.is_none() {
             producer.begin_transaction()?;
         }
         let (sealed, since) = open.get_or_insert_with(|| (0, Instant::now()));
@@ -58,15 +57,13 @@ pub fn rate(sim: &str, brokers: &str, topic: &str, id: Option<&str>, records: us
                 say(&format!("at {n}"))?;
             }
         }
-        if id.is_some() && seal {
+        if seal {
             commit(&producer)?;
             open = None;
         }
     }
-    match id {
-        Some(_) if open.is_some() => commit(&producer)?,
-        Some(_) => {}
-        None => producer.flush(Duration::from_secs(60))?,
+    if open.is_some() {
+        commit(&producer)?;
     }
     done()
 }

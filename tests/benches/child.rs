@@ -8,19 +8,26 @@ use std::io::Write;
 use anyhow::{Context, Result, bail};
 
 use crate::process::line;
-use crate::{bare, base_producer, discard};
+use crate::{amqp, bare, base_producer, discard, files, nats};
 
 /// Carries out a role.
 pub fn run(words: &[String]) -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
-        ["bare", sim, brokers, topic, id, records] => bare::rate(sim, brokers, topic, id, records.parse()?),
+        ["kafka.bare", sim, records, brokers, topic, id] => bare::rate(sim, records.parse()?, brokers, topic, id),
+        ["kafka.baseproducer", sim, records, brokers, topic, id] => {
+            base_producer::rate(sim, records.parse()?, brokers, topic, id)
+        }
         ["paced", sim, brokers, topic, rate, seconds] => {
             bare::paced(sim, brokers, topic, rate.parse()?, seconds.parse()?)
         }
-        ["base", sim, brokers, topic, id, records] => {
-            base_producer::rate(sim, brokers, topic, (id != "-").then_some(id), records.parse()?)
+        [role @ ("nats.bare" | "nats.chained"), sim, records, url, name] => {
+            nats::rate(sim, records.parse()?, url, name, role == "nats.chained")
         }
+        ["amqp.bare" | "amqp.packed.bare", sim, records, uri, name, per_message] => {
+            amqp::rate(sim, records.parse()?, uri, name, per_message.parse()?)
+        }
+        ["files.bare", sim, records, path] => files::rate(sim, records.parse()?, path),
         ["discard", sim] => discard::run(sim),
         _ => bail!("no such role: {}", words.join(" ")),
     }

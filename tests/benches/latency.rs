@@ -14,9 +14,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::kafka;
 use crate::process::{Process, line};
 use crate::report::Report;
-use crate::setup::{Bench, PARTITIONS, Sim};
+use crate::setup::{Bench, MDT, PARTITIONS, Sim};
 
 /// Records a second.
 const RATE: u64 = 5000;
@@ -30,10 +31,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// All runs.
 pub fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     eprintln!("bench: latency at {RATE} records a second");
+    let brokers = bench.server("KAFKA_BOOTSTRAP")?;
     for n in 0..bench.runs {
-        let bare = bare(bench, &bench.named(&format!("paced{n}")))?;
-        let idempotent = bridged(bench, &bench.named(&format!("idempotent{n}")), "idempotent")?;
-        let transactional = bridged(bench, &bench.named(&format!("transactional{n}")), "transactional")?;
+        let bare = bare(bench, &brokers, &bench.named(&format!("paced{n}")))?;
+        let idempotent = bridged(bench, &brokers, &bench.named(&format!("idempotent{n}")), "idempotent")?;
+        let transactional = bridged(bench, &brokers, &bench.named(&format!("transactional{n}")), "transactional")?;
         report.run(&[
             ("latency.bare.p50_ms", bare.p50),
             ("latency.bare.p99_ms", bare.p99),
@@ -66,39 +68,32 @@ struct Bridged {
 }
 
 /// A bare idempotent producer at the same rate, with the same linger.
-fn bare(bench: &Bench, topic: &str) -> Result<Times> {
+fn bare(bench: &Bench, brokers: &str, topic: &str) -> Result<Times> {
     let sim = bench.mdt_sim(topic)?;
     sim.control()?.emit(Plan::fill(10_000, 1), true)?;
-    bench.make_topic(topic)?;
+    kafka::make_topic(brokers, topic)?;
     let seconds = bench.seconds + WARM_UP.as_secs();
-    let mut process = Process::child(&[
-        "paced",
-        &sim.data.to_string(),
-        &bench.brokers,
-        topic,
-        &RATE.to_string(),
-        &seconds.to_string(),
-    ])?;
+    let mut process =
+        Process::child(&["paced", &sim.data.to_string(), brokers, topic, &RATE.to_string(), &seconds.to_string()])?;
     while line(&mut process.output)? != "ready" {}
-    let receiver = Receiver::start(&bench.brokers, topic, |payload| {
-        Some(i64::from_le_bytes(payload.first_chunk::<8>().copied()?))
-    })?;
+    let receiver =
+        Receiver::start(brokers, topic, |payload| Some(i64::from_le_bytes(payload.first_chunk::<8>().copied()?)))?;
     process.tell("go")?;
     while line(&mut process.output)? != "done" {}
     receiver.finish(RATE * seconds)
 }
 
 /// The bridge over a simulated MDT that logs at that rate.
-fn bridged(bench: &Bench, prefix: &str, delivery: &str) -> Result<Bridged> {
+fn bridged(bench: &Bench, brokers: &str, prefix: &str, delivery: &str) -> Result<Bridged> {
     let sim = bench.mdt_sim(prefix)?;
-    let mut bridge = bench.bridge(&sim, prefix, delivery)?;
+    let mut bridge = bench.bridge(&sim, prefix, &kafka::table(brokers, prefix, delivery))?;
     let began = Instant::now();
     while bridge.status()?.is_none_or(|s| s["phase"]["phase"] != "running") {
         ensure!(began.elapsed() < PATIENCE, "the bridge does not run after {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
-    let receiver =
-        Receiver::start(&bench.brokers, &bridge.topic, |payload| Some(Head::decode(payload).ok()?.time.nanos()))?;
+    let topic = format!("{prefix}.{MDT}");
+    let receiver = Receiver::start(brokers, &topic, |payload| Some(Head::decode(payload).ok()?.time.nanos()))?;
     let emitting = emit(&sim, bench.seconds + WARM_UP.as_secs())?;
     std::thread::sleep(WARM_UP);
     let (cpu, start) = (bridge.process.cpu()?, Instant::now());

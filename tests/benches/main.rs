@@ -2,21 +2,25 @@
 //! `target/report/bench.json`.
 //!
 //! Every figure is the median of several runs, and every ratio is taken within one run: what is compared runs on the
-//! same broker, minutes apart at most, with the same payloads and the same settings of librdkafka. The bridge is the
+//! same broker, minutes apart at most, with the same payloads and the same settings of the client. The bridge is the
 //! release binary in a process of its own, and so is each loop that it is compared with, so that CPU is read alike,
 //! from `/proc/PID/stat`. Nothing is asserted here: a figure that misses its bar is printed as missed.
 //!
-//! `bench [PART]...` takes parts alone: codec, sim, kafka, nats (the publisher alone), latency (idle is measured
-//! with it), scale. `BENCH_RUNS` (3),
-//! `BENCH_RECORDS` (600000, for rates) and `BENCH_SECONDS` (10, for latencies) set how long it takes;
-//! `KAFKA_BOOTSTRAP` and `NATS_URL` name the brokers, as `tests/up run` sets them.
+//! `bench [PART]...` takes parts alone: codec, sim, kafka, nats, amqp (one record a message, and packed), files,
+//! latency (idle is measured with it), scale. `BENCH_RUNS` (3), `BENCH_RECORDS` (600000, for rates; a slower sink gets a
+//! part of them) and `BENCH_SECONDS` (10, for latencies) set how long it takes; `KAFKA_BOOTSTRAP`, `NATS_URL` and
+//! `AMQP_URL` name the brokers, as `tests/up run` sets them.
 
+mod amqp;
 mod bare;
 mod base_producer;
 mod child;
 mod discard;
+mod files;
+mod kafka;
 mod latency;
 mod native;
+mod nats;
 mod payloads;
 mod process;
 mod rate;
@@ -29,10 +33,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use amqp::Amqp;
+use files::Files;
+use kafka::Kafka;
+use nats::Nats;
 use report::Report;
 use setup::Bench;
 
-const PARTS: [&str; 6] = ["codec", "sim", "kafka", "nats", "latency", "scale"];
+const PARTS: [&str; 8] = ["codec", "sim", "kafka", "nats", "amqp", "files", "latency", "scale"];
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -52,11 +60,18 @@ fn main() -> Result<()> {
         example(&bench.examples.join("sim_bench"), &[bench.records.to_string()], &mut report)?;
     }
     if wanted("kafka") {
-        rate::run(&bench, &mut report)?;
+        rate::run(&bench, &Kafka { brokers: bench.server("KAFKA_BOOTSTRAP")? }, &mut report)?;
     }
     if wanted("nats") {
-        let words = [bench.records.to_string(), bench.runs.max(3).to_string()];
-        example(&bench.examples.join("nats_publish_rate"), &words, &mut report)?;
+        rate::run(&bench, &Nats { url: bench.server("NATS_URL")? }, &mut report)?;
+    }
+    if wanted("amqp") {
+        for per_message in [1, amqp::PACKED] {
+            rate::run(&bench, &Amqp { uri: bench.server("AMQP_URL")?, per_message }, &mut report)?;
+        }
+    }
+    if wanted("files") {
+        rate::run(&bench, &Files { dir: bench.dir.path().to_owned() }, &mut report)?;
     }
     if wanted("latency") {
         latency::run(&bench, &mut report)?;

@@ -10,8 +10,6 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka_sys as sys;
 
-use crate::payloads::Message;
-
 /// A producer for one topic.
 pub struct Producer {
     topic: *mut sys::rd_kafka_topic_t,
@@ -174,15 +172,15 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds a message.
-    pub fn push(&mut self, m: &Message<'a>) {
+    pub fn push(&mut self, key: &'a [u8], payload: &'a [u8]) {
         self.messages.push(sys::rd_kafka_message_t {
             err: sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
             rkt: ptr::null_mut(),
             partition: self.partition,
-            payload: m.payload.as_ptr().cast_mut().cast(),
-            len: m.payload.len(),
-            key: m.key.as_ptr().cast_mut().cast(),
-            key_len: m.key.len(),
+            payload: payload.as_ptr().cast_mut().cast(),
+            len: payload.len(),
+            key: key.as_ptr().cast_mut().cast(),
+            key_len: key.len(),
             offset: 0,
             _private: ptr::null_mut(),
         });

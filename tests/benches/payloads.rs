@@ -1,4 +1,4 @@
-//! The simulated MDT's records as the bridge publishes them: the same bytes, keys and partitions, made beforehand.
+//! The simulated MDT's records as the bridge publishes them: the same bytes, keys, partitions and types, made beforehand.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clbridge_schemas::avro::{Additions, Encoder, Framing, SchemaVersion};
 use clbridge_schemas::key::{self, KeyKind};
-use clbridge_schemas::lustre::records;
+use clbridge_schemas::lustre::{RecordType, records};
 use mdt_sim::addr::Addr;
 use mdt_sim::client::{Changelog, flags};
 
@@ -23,10 +23,20 @@ struct Entry {
     key: u32,
     payload: u32,
     partition: u32,
+    kind: RecordType,
+    index: u64,
+    time_ns: i64,
 }
 
 /// One message.
+#[derive(Clone, Copy)]
 pub struct Message<'a> {
+    /// The record's type.
+    pub kind: RecordType,
+    /// The record's index.
+    pub index: u64,
+    /// The record's time, nanoseconds since 1970.
+    pub time_ns: i64,
     /// Its partition.
     pub partition: u32,
     /// Its key.
@@ -60,6 +70,9 @@ impl Payloads {
                     key: (payload - at) as u32,
                     payload: (made.bytes.len() - payload) as u32,
                     partition,
+                    kind: view.rtype(),
+                    index: view.index(),
+                    time_ns: view.time().nanos(),
                 });
             }
         }
@@ -71,7 +84,14 @@ impl Payloads {
     pub fn iter(&self) -> impl Iterator<Item = Message<'_>> + Clone {
         self.entries.iter().map(|e| {
             let (key, rest) = self.bytes[e.at..].split_at(e.key as usize);
-            Message { partition: e.partition, key, payload: &rest[..e.payload as usize] }
+            Message {
+                kind: e.kind,
+                index: e.index,
+                time_ns: e.time_ns,
+                partition: e.partition,
+                key,
+                payload: &rest[..e.payload as usize],
+            }
         })
     }
 }

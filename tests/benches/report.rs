@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use crate::setup::{Bench, COMPRESSION, LINGER_MS, PARTITIONS};
+use crate::kafka::{COMPRESSION, LINGER_MS};
+use crate::setup::{Bench, PARTITIONS};
 
 /// What a figure has to reach.
 enum Bar {
@@ -15,12 +16,16 @@ enum Bar {
     Under(f64),
 }
 
-const BARS: [(&str, Bar); 8] = [
+const BARS: [(&str, Bar); 12] = [
     ("codec.over_apache_avro", Bar::Least(7.0)),
     ("sim.over_kafka", Bar::Least(3.0)),
     ("kafka.rate_over_bare", Bar::Least(0.85)),
     ("kafka.rate_over_baseproducer", Bar::Above(1.0)),
     ("kafka.cpu_over_bare", Bar::Most(1.35)),
+    ("nats.rate_over_bare", Bar::Least(0.8)),
+    ("amqp.rate_over_bare", Bar::Least(0.8)),
+    ("amqp.packed.rate_over_bare", Bar::Least(0.8)),
+    ("files.rate_over_bare", Bar::Least(0.8)),
     ("latency.idempotent.p50_over_bare", Bar::Most(2.0)),
     ("latency.idempotent.p99_over_bare", Bar::Most(2.0)),
     ("idle.cpu_percent", Bar::Under(2.0)),
@@ -59,11 +64,12 @@ impl Report {
     }
 
     /// Adds figures and shows them, as a run ends.
-    pub fn run(&mut self, figures: &[(&str, f64)]) {
-        let shown: Vec<String> = figures.iter().map(|(key, figure)| format!("{key} {}", round(*figure))).collect();
+    pub fn run<K: AsRef<str>>(&mut self, figures: &[(K, f64)]) {
+        let shown: Vec<String> =
+            figures.iter().map(|(key, figure)| format!("{} {}", key.as_ref(), round(*figure))).collect();
         eprintln!("bench:   {}", shown.join(" · "));
         for (key, figure) in figures {
-            self.add(key, *figure);
+            self.add(key.as_ref(), *figure);
         }
     }
 
@@ -86,7 +92,7 @@ impl Report {
             flat.insert(key.clone(), round(figure));
         }
         println!(
-            "{} runs; both sides: {COMPRESSION}, linger {LINGER_MS} ms, {PARTITIONS} partitions, one broker, {} cores; {missed} bars missed",
+            "{} runs; {PARTITIONS} partitions, one broker, {} cores; on Kafka both sides: {COMPRESSION}, linger {LINGER_MS} ms; {missed} bars missed",
             bench.runs,
             std::thread::available_parallelism().map_or(1, usize::from)
         );

@@ -48,7 +48,7 @@ struct Stage {
 
 impl Stage {
     fn new(name: &str, mdts: usize) -> Self {
-        let scene = Scene::new(name);
+        let scene = Scene::new(name, 1);
         let broker = Broker::shared(&scene, Sink::Kafka);
         let sim = Sim::start(&scene, mdts);
         let options = Options { groups: GROUPS.to_vec(), memory: "512MiB", ..Options::default() };

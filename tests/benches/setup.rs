@@ -1,13 +1,10 @@
-//! What all measurements share: where the programs are, the broker, the settings that both sides get.
+//! What all measurements share: where the programs are, the simulated MDT, the bridge.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use mdt_sim::addr::Addr;
 use mdt_sim::control::client::Control;
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use serde_json::Value;
 
 use crate::process::{Process, line};
@@ -16,18 +13,10 @@ use crate::process::{Process, line};
 pub const MDT: &str = "lustre-MDT0000";
 /// Partitions of record topics: the bridge's default.
 pub const PARTITIONS: u32 = 8;
-/// Milliseconds: the bridge's default.
-pub const LINGER_MS: u32 = 5;
 /// Bytes of payload and key at which a batch is sealed: the bridge's default.
 pub const SEAL_BYTES: usize = 4 << 20;
 /// Age of its first record, milliseconds: the bridge's default.
 pub const SEAL_MS: u64 = 50;
-/// Bytes that may be on their way in librdkafka, with [`OVERHEAD`]: what the bridge grants it.
-pub const IN_FLIGHT: usize = 32 << 20;
-/// What librdkafka needs for a message beyond its payload, bytes.
-pub const OVERHEAD: usize = 170;
-/// Names the codec of both sides.
-pub const COMPRESSION: &str = "lz4";
 
 /// The benchmark's environment.
 pub struct Bench {
@@ -37,8 +26,6 @@ pub struct Bench {
     pub records: u64,
     /// Seconds of a run that measures latencies.
     pub seconds: u64,
-    /// The broker.
-    pub brokers: String,
     /// The folder of cargo's binaries.
     pub programs: PathBuf,
     /// The folder of cargo's examples.
@@ -62,12 +49,16 @@ impl Bench {
             runs: usize::try_from(number("BENCH_RUNS", 3)?)?.max(1),
             records: number("BENCH_RECORDS", 600_000)?.max(10_000),
             seconds: number("BENCH_SECONDS", 10)?.max(3),
-            brokers: std::env::var("KAFKA_BOOTSTRAP")
-                .context("KAFKA_BOOTSTRAP is not set: `tests/up run -- …` starts a broker and sets it")?,
             programs: examples.parent().context("no folder of binaries")?.to_owned(),
             examples,
             dir: tempfile::tempdir()?,
         })
+    }
+
+    /// Where a server is, by the variable of `tests/up run`.
+    pub fn server(&self, variable: &str) -> Result<String> {
+        std::env::var(variable)
+            .with_context(|| format!("{variable} is not set: `tests/up run -- …` starts a server and sets it"))
     }
 
     /// A name for topics that no earlier benchmark on this broker has used.
@@ -110,70 +101,27 @@ impl Bench {
         Ok(Sim { process, data: data.parse()?, control })
     }
 
-    /// A bridge with its own prefix of topics, taking `sim`'s records, with one persistent group; `delivery` as in the
-    /// configuration. Everything else is the default.
-    pub fn bridge(&self, sim: &Sim, prefix: &str, delivery: &str) -> Result<Bridge> {
+    /// A bridge of this name, taking `sim`'s records, with one persistent group; `table` is its sink's. Everything else
+    /// is the default.
+    pub fn bridge(&self, sim: &Sim, name: &str, table: &str) -> Result<Bridge> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let config = self.dir.path().join(format!("{prefix}.toml"));
+        let config = self.dir.path().join(format!("{name}.toml"));
         std::fs::write(
             &config,
             format!(
-                "instance = \"{prefix}\"\n\
+                "instance = \"{name}\"\n\
                  [source]\nkind = \"sim\"\naddress = \"{}\"\nuser = \"cl1\"\nmdts = [\"{MDT}\"]\n\
                  [feed]\npartitions = {PARTITIONS}\n\
                  [groups.bench]\n\
-                 [sink.kafka]\nbootstrap_servers = \"{}\"\ntopic_prefix = \"{prefix}\"\nstate_prefix = \"{prefix}.state.\"\n\
-                 registry_topic = \"{prefix}.groups\"\nschema_topic = \"{prefix}.schemas\"\n\
-                 delivery = \"{delivery}\"\nlinger_ms = {LINGER_MS}\ncompression = \"{COMPRESSION}\"\n\
+                 {table}\
                  [http]\nlisten = \"127.0.0.1:{port}\"\n\
-                 [log]\nfilter = \"warn\"\n",
-                sim.data, self.brokers
+                 [log]\nfilter = \"warn,lapin=off\"\n",
+                sim.data
             ),
         )?;
         let process =
             Process::start(&self.programs.join("clbridge"), &["run", "--config", &config.display().to_string()])?;
-        Ok(Bridge {
-            process,
-            url: format!("http://127.0.0.1:{port}/status"),
-            agent: ureq::Agent::new_with_defaults(),
-            topic: format!("{prefix}.{MDT}"),
-        })
-    }
-
-    /// What a bare loop or a producer of `BaseProducer` gets: the settings of the bridge's own producer.
-    pub fn producer(brokers: &str, transactional_id: Option<&str>) -> ClientConfig {
-        let mut c = ClientConfig::new();
-        c.set("bootstrap.servers", brokers)
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("linger.ms", LINGER_MS.to_string())
-            .set("batch.size", "1000000")
-            .set("message.max.bytes", "1000000")
-            .set("compression.codec", COMPRESSION)
-            .set("queue.buffering.max.messages", "0")
-            .set("queue.buffering.max.kbytes", (i32::MAX / 1024).to_string());
-        match transactional_id {
-            Some(id) => {
-                c.set("transactional.id", id).set("transaction.timeout.ms", "30000").set("message.timeout.ms", "30000")
-            }
-            None => c.set("enable.gapless.guarantee", "true").set("message.timeout.ms", "0"),
-        };
-        c
-    }
-
-    /// Makes a topic like those of the bridge.
-    pub fn make_topic(&self, name: &str) -> Result<()> {
-        let admin: AdminClient<DefaultClientContext> =
-            ClientConfig::new().set("bootstrap.servers", &self.brokers).create()?;
-        let topic = NewTopic::new(name, i32::try_from(PARTITIONS)?, TopicReplication::Fixed(-1))
-            .set("retention.ms", "-1")
-            .set("retention.bytes", "-1");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let made = runtime.block_on(admin.create_topics([&topic], &AdminOptions::new()))?;
-        for one in made {
-            one.map_err(|(topic, code)| anyhow::anyhow!("making topic {topic}: {code}"))?;
-        }
-        Ok(())
+        Ok(Bridge { process, url: format!("http://127.0.0.1:{port}/status"), agent: ureq::Agent::new_with_defaults() })
     }
 }
 
@@ -203,8 +151,6 @@ impl Sim {
 pub struct Bridge {
     /// Its process.
     pub process: Process,
-    /// The topic that it writes.
-    pub topic: String,
     url: String,
     agent: ureq::Agent,
 }

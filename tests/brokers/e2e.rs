@@ -124,7 +124,6 @@ fn a_new_mdt_reaches_the_groups_that_run_already_by_name_and_by_pattern() {
 }
 
 /// The same on the sinks that are not Kafka.
-#[cfg(feature = "other-sinks")]
 macro_rules! on {
     ($($module:ident: $sink:expr;)*) => {
         $(
@@ -145,5 +144,4 @@ macro_rules! on {
     };
 }
 
-#[cfg(feature = "other-sinks")]
 on! { nats: Sink::Nats; amqp: Sink::Amqp; files: Sink::Files; }

@@ -9,10 +9,21 @@
 #[path = "sink_contract/amqp.rs"]
 mod amqp;
 #[cfg(feature = "amqp")]
+#[path = "sink_contract/amqp_drained.rs"]
+mod amqp_drained;
+#[cfg(feature = "amqp")]
+#[path = "sink_contract/amqp_faults.rs"]
+mod amqp_faults;
+#[cfg(feature = "amqp")]
 #[path = "sink_contract/amqp_own.rs"]
 mod amqp_own;
+#[cfg(feature = "amqp")]
+#[path = "sink_contract/amqp_scene.rs"]
+mod amqp_scene;
 #[path = "sink_contract/consuming.rs"]
 mod consuming;
+#[path = "sink_contract/erasing.rs"]
+mod erasing;
 #[path = "sink_contract/faults.rs"]
 mod faults;
 #[path = "sink_contract/fencing.rs"]
@@ -30,6 +41,9 @@ mod groups;
 #[cfg(feature = "kafka")]
 #[path = "sink_contract/kafka.rs"]
 mod kafka;
+#[cfg(feature = "kafka")]
+#[path = "sink_contract/kafka_own.rs"]
+mod kafka_own;
 #[cfg(feature = "kafka")]
 #[path = "sink_contract/kafka_security.rs"]
 mod kafka_security;
@@ -56,11 +70,11 @@ mod publishing;
 #[path = "sink_contract/topics.rs"]
 mod topics;
 
-/// Every sentence as a test of one broker. Sentences that disturb the broker itself run alone.
+/// Every sentence as a test of one broker. Sentences that disturb the broker itself have it alone.
 macro_rules! contract {
-    ($broker:ident, $make:expr) => {
+    ($broker:ident, $on:ident, $make:expr) => {
         mod $broker {
-            contract!(@each $make, shared: publishing {
+            contract!(@each $on, $make, shared: publishing {
                 what_is_published_and_sealed_is_durable_in_order,
                 every_durable_place_holds_the_record_that_was_reported_there,
                 a_seal_without_messages_makes_dropped_records_count,
@@ -73,11 +87,11 @@ macro_rules! contract {
                 a_retraction_says_what_is_void_in_every_schema_version,
                 a_start_finds_a_retraction_at_the_end_for_what_it_is,
             });
-            contract!(@each $make, shared: fencing {
+            contract!(@each $on, $make, shared: fencing {
                 the_second_recover_fences_the_first_for_good,
                 looking_at_state_fences_nobody,
             });
-            contract!(@each $make, shared: groups {
+            contract!(@each $on, $make, shared: groups {
                 a_group_that_committed_nothing_has_no_position,
                 only_what_was_committed_is_progress,
                 a_group_without_members_is_registered_at_the_newest_or_the_oldest_record,
@@ -88,7 +102,7 @@ macro_rules! contract {
                 changes_of_the_registry_by_two_writers_at_once_are_both_kept,
                 groups_are_listed_with_their_members,
             });
-            contract!(@each $make, shared: consuming {
+            contract!(@each $on, $make, shared: consuming {
                 what_was_not_done_is_delivered_again,
                 a_batch_that_is_done_late_never_moves_a_position_back,
                 a_member_notices_the_topic_of_a_new_mdt,
@@ -97,7 +111,7 @@ macro_rules! contract {
                 an_ephemeral_reader_sees_what_comes_and_leaves_nothing_behind,
                 a_repair_reaches_its_group,
             });
-            contract!(@each $make, shared: topics {
+            contract!(@each $on, $make, shared: topics {
                 preparing_again_finds_the_same_topics,
                 a_topic_that_was_recreated_is_refused,
                 partitions_that_others_added_are_left_alone_where_state_pins_the_number,
@@ -106,32 +120,34 @@ macro_rules! contract {
                 trimming_keeps_what_is_young,
                 a_schema_is_found_by_its_fingerprint,
             });
-            contract!(@each $make, alone: faults {
+            contract!(@each $on, $make, alone: faults {
                 full_buffers_refuse_and_lose_nothing_while_the_broker_is_stalled,
                 what_was_durable_before_the_broker_was_killed_is_there_afterwards,
+                readers_go_on_by_themselves_when_the_broker_was_killed_and_restarted,
             });
         }
     };
-    (@each $make:expr, $lock:ident: $room:ident { $($name:ident),* $(,)? }) => {
+    (@each $on:ident, $make:expr, $lock:ident: $room:ident { $($name:ident),* $(,)? }) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $name() {
-                let _turn = crate::ground::$lock().await;
+                let _turn = crate::ground::On::$on.$lock().await;
                 crate::$room::$name(&$make).await;
+                crate::ground::passed(concat!(module_path!(), "::", stringify!($name)));
             }
         )*
     };
 }
 
 #[cfg(feature = "kafka")]
-contract!(kafka_transactional, crate::kafka::Kafka::new(clbridge_sinks::kafka::Delivery::Transactional));
+contract!(kafka_transactional, Kafka, crate::kafka::Kafka::new(clbridge_sinks::kafka::Delivery::Transactional));
 #[cfg(feature = "kafka")]
-contract!(kafka_idempotent, crate::kafka::Kafka::new(clbridge_sinks::kafka::Delivery::Idempotent));
+contract!(kafka_idempotent, Kafka, crate::kafka::Kafka::new(clbridge_sinks::kafka::Delivery::Idempotent));
 #[cfg(feature = "nats")]
-contract!(nats_jetstream, crate::nats::Nats::new());
+contract!(nats_jetstream, Nats, crate::nats::Nats::new());
 #[cfg(feature = "amqp")]
-contract!(amqp_contract, crate::amqp::Amqp::new());
+contract!(amqp_contract, Amqp, crate::amqp::Amqp::new());
 #[cfg(feature = "files")]
-contract!(files_embedded, crate::files::Files::new(clbridge_sinks::files::Codec::Deflate));
+contract!(files_embedded, Files, crate::files::Files::new(clbridge_sinks::files::Codec::Deflate));
 #[cfg(feature = "files")]
-contract!(files_embedded_zstd, crate::files::Files::new(clbridge_sinks::files::Codec::Zstd));
+contract!(files_embedded_zstd, Files, crate::files::Files::new(clbridge_sinks::files::Codec::Zstd));

@@ -77,6 +77,8 @@ def main(words):
             folder = images.stage(said.profiles)
             if not said.base:
                 images.base(docker)
+            # An engine may answer and still not be allowed to start anything, as within a container of others.
+            docker.probe(said.base or images.BASE)
             variables = {"LOCAL": str(folder), "BASE": said.base or images.BASE}
             failed = [name for name in said.profiles if not one(Stack(docker, name, said.rate, variables), said)]
     except engine.NoEngine as why:

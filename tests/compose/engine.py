@@ -34,6 +34,13 @@ class Docker:
         """`docker WORDS`; the answer's standard output as text."""
         return command(["docker", *words], check=check, env=self.environment, **more).stdout
 
+    def probe(self, image):
+        """Starts one container with a network; raises NoEngine where the engine cannot do that."""
+        try:
+            self.run("run", "--rm", image, "true")
+        except Problem as why:
+            raise NoEngine(f"the engine runs no container here: {why}") from None
+
     def composes(self):
         """Every Compose on this machine, the newest first."""
         if command(["docker", "compose", "version"], check=False, env=self.environment).returncode == 0:

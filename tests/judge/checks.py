@@ -203,7 +203,9 @@ class Published:
         return places
 
     def retracted(self, incarnation, index):
-        return any(first <= index <= last for first, last in self.by_incarnation.get(incarnation, ()))
+        """A retraction holds for the incarnation that it names and for every earlier one."""
+        return any(first <= index <= last for of, ranges in self.by_incarnation.items() if of >= incarnation
+                   for first, last in ranges)
 
     def same(self, topic, place, row):
         """The digest: time and type, and the target, which a MARK does not have."""

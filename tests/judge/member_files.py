@@ -68,9 +68,13 @@ class Tail:
             later = [other for other, _ in parts(self.at / self.name) if other > first]
             if later and later[0] <= self.position or writing is None or first > writing:
                 continue
-            if first != self.part:
-                self._open(first, path)
-            found += self._read(path, length if first == writing else None)
+            try:
+                if first != self.part:
+                    self._open(first, path)
+                found += self._read(path, length if first == writing else None)
+            except FileNotFoundError:
+                # It has got its last name since it was listed; the next look finds it there.
+                break
             if len(found) >= count:
                 break
         return found

@@ -10,6 +10,7 @@ import json
 import pathlib
 import re
 import struct
+import time
 
 import fastavro
 import xxhash
@@ -19,23 +20,40 @@ from avro import reader_of
 from topics import retraction_header, take_record
 
 PART = re.compile(r"(?P<first>\d{20})\.\d+-\d+\.avro(?P<open>\.inprogress)?")
-MAGIC, SECTOR, LOOKS = b"clbslot1", 512, 100
+MAGIC, SECTOR, LOOKS = b"clbslot1", 512, 1000
 HEAD = struct.Struct("<8sQQQ")  # magic, number, length, XXH64 with the number as its seed
 
 
+def read_if_there(path):
+    """What stands in a file; nothing of one that was removed meanwhile."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def durable(data):
+    """[(number, bytes)] of the durable records in a file of two slots."""
+    if len(data) < SECTOR:
+        return []
+    announced, stride = struct.unpack_from("<Q", data)[0], (len(data) - SECTOR) // 2
+    found = []
+    for at in (SECTOR, SECTOR + stride):
+        magic, number, length, checksum = HEAD.unpack_from(data, at)
+        body = data[at + HEAD.size:at + HEAD.size + length]
+        if magic == MAGIC and number <= announced and xxhash.xxh64_intdigest(body, seed=number) == checksum:
+            found.append((number, body))
+    return found
+
+
 def newest(path):
-    """(number, bytes) of the newest durable record in a file of two slots, which may be written meanwhile."""
+    """(number, bytes) of the newest durable record in a file of two slots, which may be written or replaced meanwhile."""
     for _ in range(LOOKS):
-        data = pathlib.Path(path).read_bytes()
-        durable, stride = struct.unpack_from("<Q", data)[0], (len(data) - SECTOR) // 2
-        found = []
-        for at in (SECTOR, SECTOR + stride):
-            magic, number, length, checksum = HEAD.unpack_from(data, at)
-            body = data[at + HEAD.size:at + HEAD.size + length]
-            if magic == MAGIC and number <= durable and xxhash.xxh64_intdigest(body, seed=number) == checksum:
-                found.append((number, body))
-        if found:
-            return max(found)
+        # A start replaces State by an empty file first, and keeps the one before as long as that is so.
+        for file in (pathlib.Path(path), pathlib.Path(f"{path}.before")):
+            if found := durable(read_if_there(file)):
+                return max(found)
+        time.sleep(0.01)
     raise ValueError(f"{path} has no durable record")
 
 

@@ -126,16 +126,25 @@ class Judge(unittest.TestCase):
         world.clear(20)
         self.only(world, "duplicate", 2)
 
-    def test_what_comes_again_behind_a_retraction_is_counted_and_no_duplicate(self):
+    def two_crashes(self, *firsts):
+        """Nothing is wrong when each takes back what stands from its first index on, and it all comes again behind a retraction."""
         world = World()
         world.publish(range(30))
-        for incarnation, first in ((2, 21), (3, 26)):
+        for incarnation, first in enumerate(firsts, 2):
             world.retract(incarnation, (incarnation - 1, first, 40))
             world.publish(range(first - 1, 30), incarnation=incarnation)
         world.acknowledge()
         world.clear(20)
         verdict = world.verdict()
         self.assertEqual(verdict.counts, {}, verdict.told)
+        return verdict
+
+    def test_a_retraction_holds_for_earlier_incarnations_too(self):
+        # The second one reaches behind the beginning of the incarnation that followed the first.
+        self.two_crashes(26, 21)
+
+    def test_what_comes_again_behind_a_retraction_is_counted_and_no_duplicate(self):
+        verdict = self.two_crashes(21, 26)
         self.assertEqual((verdict.row()["repeated"], verdict.row()["most_repeated"]), (15, 10))
 
     def test_a_duplicate_in_another_partition_is_found(self):

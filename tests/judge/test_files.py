@@ -62,6 +62,15 @@ class Files(unittest.TestCase):
         topic = self.read()
         self.assertEqual((list(topic.index), list(topic.offset), topic.bad), ([1, 2, 4, 7, 9], [0, 1, 2, 3, 4], []))
 
+    def test_while_a_start_replaces_state_the_one_before_counts(self):
+        self.part(0, [1, 2, 4])
+        self.state(0, 0)
+        own = self.at / "own.state"
+        before = self.read()
+        (own / MDT).rename(own / f"{MDT}.before")
+        (own / MDT).write_bytes(bytes(512 + 2 * 1024))
+        self.assertEqual(list(self.read().index), list(before.index))
+
     def test_only_what_is_durable_counts_of_the_file_that_is_written(self):
         path = self.part(0, list(range(1, 10)))
         whole = path.stat().st_size

@@ -67,8 +67,10 @@ impl World {
                 if step < STEPS / 2 {
                     return Ok(false);
                 }
-                // Its user is gone too, so that no clear of before reaches what comes now.
+                // Its user is gone too, so that no clear of before reaches what comes now: neither one that is on its
+                // way, nor one of a bridge that stands still.
                 self.dies(false, draw)?;
+                self.zombie = None;
                 let lost = self.mdt.reset();
                 self.judge.crashed(&lost, 0, self.mdt.next_uid);
                 self.kernel.clear();

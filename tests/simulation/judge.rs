@@ -38,6 +38,8 @@ pub struct Leave {
 #[derive(Default)]
 struct Group {
     topic: usize,
+    /// Where it began, by partition.
+    from: Vec<u64>,
     acked: HashSet<u64>,
     /// Not its concern: published before it came, or lost to a deletion and accepted so by its operator.
     exempt: HashSet<u64>,
@@ -118,7 +120,7 @@ impl Judge {
 
     /// A bridge registered a group that begins at these positions.
     pub fn joined(&mut self, name: &str, topic: usize, broker: &Broker, from: &[u64]) {
-        let mut group = Group { topic, leave: self.leaves.get(name).copied(), ..Group::default() };
+        let mut group = Group { topic, from: from.to_vec(), leave: self.leaves.get(name).copied(), ..Group::default() };
         for ((p, from), seen) in broker.logs[topic].partitions.iter().zip(from).zip(&self.seen[topic]) {
             let later: HashSet<u64> = p.entries.range(p.place(*from)..).map(|e| e.uid).collect();
             group.exempt.extend(seen.ever().filter(|uid| !later.contains(uid)));

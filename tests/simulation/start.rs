@@ -9,7 +9,7 @@ use clbridge::core::ledger::group::GroupProgress;
 use clbridge::core::{Core, Found, Plan, Start, Step, Stop};
 use clbridge::source::Probe;
 use clbridge_schemas::ids::{Digest, RecordId};
-use clbridge_sinks::state::{Mark, State};
+use clbridge_sinks::state::{Mark, Owner, State};
 use clbridge_sinks::{Position, Registry, Stored, Topic, TopicIx};
 
 use crate::bridge::Life;
@@ -122,7 +122,8 @@ impl Life {
         let Some(plan) = plan(a, &tails)? else { return Ok(None) };
         let state = a.broker.state.clone().unwrap_or_else(|| State::first(mdt_name(), owner.into()));
         let t = Duration::from_millis(a.now);
-        let mut core = Core::new(settings(a.without_groups), owner.into(), &state, &plan, topics(a.broker), &tails, t);
+        let by = Owner { name: owner.into(), run: id.to_string() };
+        let mut core = Core::new(settings(a.without_groups), by, &state, &plan, topics(a.broker), &tails, t);
         a.judge.registered(a.registry);
         for spec in a.registry.groups.values() {
             let group = a.groups.iter_mut().find(|g| g.name() == spec.name).unwrap();

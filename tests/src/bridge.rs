@@ -159,8 +159,7 @@ partitions = {PARTITIONS}
     /// Starts it; with a failpoint (`NAME:COUNT`) it kills itself there.
     pub fn start(&mut self, failpoint: Option<&str>) {
         assert!(self.process.is_none(), "the bridge runs already");
-        let mut command = Command::new(&self.binary);
-        command.args(["run", "--config"]).arg(&self.config);
+        let mut command = self.prepared(&["run"]);
         if let Some(point) = failpoint {
             command.env("CLBRIDGE_FAILPOINT", point);
         }
@@ -207,9 +206,16 @@ partitions = {PARTITIONS}
         (mdts.len() == count && mdts.iter().all(|m| m.phase == Phase::Running)).then_some(mdts)
     }
 
-    /// A command of `clbridge` with this bridge's configuration.
+    /// A command of `clbridge` with this bridge's configuration, to be started.
+    pub fn prepared(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(words).arg("--config").arg(&self.config);
+        command
+    }
+
+    /// As [`Bridge::prepared`], carried out.
     pub fn command(&self, words: &[&str]) -> Output {
-        Command::new(&self.binary).args(words).arg("--config").arg(&self.config).output().unwrap()
+        self.prepared(words).output().unwrap()
     }
 
     /// As [`Bridge::command`]; returns what it printed.

@@ -119,7 +119,7 @@ impl Broker {
         let mut command = up();
         command.args([kind, "start"]).arg(dir);
         if kind == "kafka" {
-            command.args(["--heap", if brokers == 0 { "512m" } else { "384m" }]);
+            command.args(["--quick", "--heap", if brokers == 0 { "512m" } else { "384m" }]);
         }
         if brokers > 0 {
             command.args(["--servers", &brokers.to_string()]);
@@ -177,8 +177,12 @@ impl Broker {
         done(&up().args([own.kind, verb]).arg(dir).output().unwrap(), &format!("{} {verb}", own.kind));
     }
 
-    /// `kill -9`, of a cluster all its brokers.
+    /// `kill -9`, of a cluster all its brokers; of RabbitMQ not before it has written down the names of its queues
+    /// (docs/brokers/amqp.md, "Limits").
     pub fn kill9(&self) {
+        if self.sink == Sink::Amqp {
+            std::thread::sleep(Duration::from_secs(10));
+        }
         self.verb("kill", None);
     }
 

@@ -11,6 +11,7 @@ pub mod broker;
 pub mod judge;
 pub mod kills;
 pub mod members;
+pub mod printed;
 pub mod process;
 pub mod proxy;
 pub mod report;

@@ -16,9 +16,14 @@ pub struct Process {
 
 impl Process {
     /// Starts `command`; what it prints is appended to `log`.
-    pub fn start(name: &str, mut command: Command, log: &Path) -> Self {
-        let file = OpenOptions::new().create(true).append(true).open(log).unwrap();
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+    pub fn start(name: &str, command: Command, log: &Path) -> Self {
+        Self::printing(name, command, log, log)
+    }
+
+    /// As [`Process::start`], with standard output appended to `out`.
+    pub fn printing(name: &str, mut command: Command, out: &Path, log: &Path) -> Self {
+        let file = |path| OpenOptions::new().create(true).append(true).open(path).unwrap();
+        command.stdin(Stdio::null()).stdout(file(out)).stderr(file(log));
         let child = command.spawn().unwrap_or_else(|e| panic!("starting {name} ({command:?}): {e}"));
         Self { name: name.to_owned(), child }
     }

@@ -10,14 +10,14 @@ use crate::bridge::{Bridge, Options};
 use crate::broker::Broker;
 use crate::judge::Case;
 use crate::members::{Member, python};
-use crate::scene::Scene;
+use crate::scene::{PLACES, Scene, Turn, Turns};
 use crate::sim::Sim;
 use crate::sink::Sink;
 use crate::watch::Watch;
 use crate::{times, wait};
 
 /// Long enough for a busy machine; a healthy run needs a fraction.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Everything that a test has on stage. What is declared first ends first when a test fails.
 pub struct Run {
@@ -33,6 +33,8 @@ pub struct Run {
     pub scene: Scene,
     /// Groups, by their short names, that a pattern brings in.
     pub joined_by_pattern: Vec<&'static str>,
+    /// Groups, by their short names, of which the judge knows nothing: the test itself says what they had.
+    pub judged_by_test: Vec<&'static str>,
     /// What ended the fault, where it did not end by itself.
     pub ended_by: String,
     /// What was drawn of the fault's variants, where there are any.
@@ -45,6 +47,8 @@ pub struct Run {
     options: Options,
     joined: u32,
     watch: Option<Watch>,
+    /// Whoever has the cluster has it alone.
+    cluster: Option<Turn>,
 }
 
 /// Nothing can be read back from an exchange: a copy of everything is kept for the judge from before the first record.
@@ -62,22 +66,41 @@ fn audit(scene: &Scene, broker: &Broker, options: &Options) {
 impl Run {
     /// MDTs and a bridge on the shared broker; the bridge is not started.
     pub fn new(name: &str, mdts: usize, options: &Options) -> Self {
-        Self::on(Scene::new(name), |scene| Broker::shared(scene, options.sink), mdts, options)
+        Self::on(Scene::new(name, options.sink.places()), |scene| Broker::shared(scene, options.sink), mdts, options)
+    }
+
+    /// As [`Run::new`], of a run that never rests: it takes the room of two.
+    pub fn busy(name: &str, mdts: usize, options: &Options) -> Self {
+        let scene = Scene::new(name, 2 * options.sink.places());
+        Self::on(scene, |scene| Broker::shared(scene, options.sink), mdts, options)
     }
 
     /// As [`Run::new`], on a broker of the test's own.
     pub fn on_own_broker(name: &str, settings: &[&str], mdts: usize, options: &Options) -> Self {
-        Self::on(Scene::new(name), |scene| Broker::own(scene, options.sink, settings), mdts, options)
+        let scene = Scene::new(name, options.sink.places());
+        Self::on(scene, |scene| Broker::own(scene, options.sink, settings), mdts, options)
+    }
+
+    /// As [`Run::on_own_broker`] and [`Run::busy`].
+    pub fn busy_on_own_broker(name: &str, mdts: usize, options: &Options) -> Self {
+        let scene = Scene::new(name, 2 * options.sink.places());
+        Self::on(scene, |scene| Broker::own(scene, options.sink, &[]), mdts, options)
     }
 
     /// As [`Run::new`], on the cluster of three, with two copies at least for a record to be durable.
     pub fn on_cluster(name: &str, mdts: usize, options: &Options) -> Self {
-        Self::on(Scene::new(name), |_| Broker::cluster(), mdts, options)
+        // Before its place among the tests at once: who waits for the cluster keeps nobody else waiting.
+        static CLUSTER: Turns = Turns::new();
+        let turn = CLUSTER.take(1, 1);
+        let mut run = Self::on(Scene::new(name, PLACES), |_| Broker::cluster(), mdts, options);
+        run.cluster = Some(turn);
+        run
     }
 
     /// As [`Run::on_own_broker`], on one that asks the bridge who it is, and may refuse.
     pub fn on_secured_broker(name: &str, mdts: usize, options: &Options) -> Self {
-        Self::on(Scene::new(name), Broker::secured, mdts, &Options { secured: true, ..options.clone() })
+        let scene = Scene::new(name, options.sink.places());
+        Self::on(scene, Broker::secured, mdts, &Options { secured: true, ..options.clone() })
     }
 
     fn on(scene: Scene, broker: impl FnOnce(&Scene) -> Broker, mdts: usize, options: &Options) -> Self {
@@ -94,6 +117,7 @@ impl Run {
             broker,
             scene,
             joined_by_pattern: Vec::new(),
+            judged_by_test: Vec::new(),
             ended_by: String::new(),
             drawn: String::new(),
             pinned: 0,
@@ -102,6 +126,7 @@ impl Run {
             options: options.clone(),
             joined: 0,
             watch: None,
+            cluster: None,
         }
     }
 
@@ -246,7 +271,10 @@ impl Run {
             prefix: self.scene.name().to_owned(),
             oracles: self.sim.mdts().iter().map(|m| (m.clone(), self.sim.oracle(m))).collect(),
             members: self.scene.dir().join("members"),
-            groups: self.options.groups.iter().chain(&self.joined_by_pattern).map(|g| self.group(g)).collect(),
+            groups: (self.options.groups.iter().chain(&self.joined_by_pattern))
+                .filter(|group| !self.judged_by_test.contains(group))
+                .map(|group| self.group(group))
+                .collect(),
             feeds: self.options.feeds.iter().map(|(name, types, _)| format!("{name}={}", types.join(","))).collect(),
             unfinished: Vec::new(),
             released: self.options.released.iter().map(|(name, _)| self.group(name)).collect(),

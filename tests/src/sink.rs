@@ -1,5 +1,8 @@
 //! The four sinks, as tests see them: what differs in configuration, names and strength, and nothing else.
 
+/// `sink.amqp.most_repeated` in these tests.
+const AMQP_MOST_REPEATED: u64 = 5000;
+
 /// A sink, and its mode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Sink {
@@ -65,7 +68,14 @@ delivery = "{delivery}"
             Self::Nats => {
                 format!("[sink.nats]\nservers = \"{at}\"\nprefix = \"{name}\"\nown_prefix = \"own-{name}\"\n")
             }
-            Self::Amqp => format!("[sink.amqp]\nuri = \"{at}\"\nprefix = \"{name}\"\nown_prefix = \"own-{name}\"\n"),
+            Self::Amqp => format!(
+                r#"[sink.amqp]
+uri = "{at}"
+prefix = "{name}"
+own_prefix = "own-{name}"
+most_repeated = {AMQP_MOST_REPEATED}
+"#
+            ),
             Self::Files => format!("[sink.files]\ndir = \"{at}\"\nprefix = \"{name}\"\nown_prefix = \"own-{name}\"\n"),
         }
     }
@@ -95,17 +105,27 @@ delivery = "{delivery}"
         }
     }
 
-    /// Records that a start may publish again, behind a retraction, where no MDT crashed; `None`: what was published
-    /// since State was last written, which nobody can read back.
+    /// Records of an MDT that one start may publish again, behind a retraction, where no MDT crashed; `None`: any number.
+    /// On AMQP nobody can read back what was published since State was last written, and configuration bounds it.
     pub fn most_repeated(self) -> Option<u64> {
-        (self != Self::Amqp).then_some(0)
+        Some(if self == Self::Amqp { AMQP_MOST_REPEATED } else { 0 })
+    }
+
+    /// Of the places for tests at once, those that a run takes: two of Kafka's are all that a small machine bears.
+    pub fn places(self) -> usize {
+        match self {
+            Self::Kafka | Self::KafkaIdempotent => 2,
+            Self::Nats | Self::Amqp | Self::Files => 1,
+        }
     }
 
     /// Records on their way that count as much: most of what the sink ever has there.
     pub fn much(self) -> u64 {
         match self {
             Self::Kafka | Self::KafkaIdempotent => 1000,
-            Self::Nats | Self::Amqp | Self::Files => 100,
+            Self::Nats | Self::Files => 100,
+            // At its rate, with nothing else on the machine, a confirm takes some ten milliseconds.
+            Self::Amqp => 20,
         }
     }
 }

@@ -3,12 +3,20 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
+
+use crate::demo::place::Show;
 use crate::demo::{self, Options};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Use this Kafka instead of a mock broker; the names of all topics and groups begin with `clbridge-demo-`
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where records go
+    #[arg(long, value_enum, default_value_t = Show::Kafka)]
+    sink: Show,
+    /// A real broker: HOST:PORT, for RabbitMQ also amqp://USER:PASSWORD@HOST:PORT/VHOST. All names there begin with
+    /// `clb-demo-` and are deleted at the end
+    #[arg(long, value_name = "ADDRESS")]
     broker: Option<String>,
     /// Make records of what happens in this directory instead of playing a file system
     #[arg(long, value_name = "DIR")]
@@ -19,5 +27,9 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    demo::run(&Options { broker: args.broker.clone(), watch: args.watch.clone(), seconds: args.seconds }).await
+    if let Err(why) = args.sink.check(args.broker.as_deref()) {
+        super::Cli::command().error(ErrorKind::ArgumentConflict, why).exit();
+    }
+    let Args { sink, broker, watch, seconds } = args;
+    demo::run(&Options { sink: *sink, broker: broker.clone(), watch: watch.clone(), seconds: *seconds }).await
 }

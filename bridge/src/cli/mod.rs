@@ -63,7 +63,7 @@ enum Command {
     Schemas(schemas::Args),
     /// Begin a stopped MDT anew, at its oldest record, as a new incarnation
     Reset(reset::Args),
-    /// See it work: simulated MDTs, a broker in this process, groups, a kill, a crash, a verdict
+    /// See it work, on any sink: simulated MDTs, groups, a kill, a crash, a verdict
     Demo(demo::Args),
 }
 

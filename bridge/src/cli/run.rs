@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -63,8 +63,20 @@ pub(super) async fn run(_: &Args, config: Arc<Config>) -> anyhow::Result<ExitCod
         // Aborted, so it ends; what it held of the bridge is free only then.
         let _ = server.await;
     }
-    let bridge = Arc::into_inner(bridge).context("a request still holds the bridge")?;
-    bridge.shutdown().await;
+    alone(bridge).await?.shutdown().await;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The bridge without anybody who shares it: a connection lets go of it a moment after the server that had it has ended.
+async fn alone(mut bridge: Arc<Bridge>) -> anyhow::Result<Bridge> {
+    let until = Instant::now() + HTTP_PATIENCE;
+    loop {
+        bridge = match Arc::try_unwrap(bridge) {
+            Ok(bridge) => return Ok(bridge),
+            Err(shared) => shared,
+        };
+        ensure!(Instant::now() < until, "a request still holds the bridge after {} s", HTTP_PATIENCE.as_secs());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

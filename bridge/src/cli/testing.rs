@@ -93,6 +93,7 @@ impl GroupObserver for FakeBroker {
                     end: vec![END; topic.partitions as usize],
                     id: topic.id.clone(),
                     groups: groups.iter().map(of).collect(),
+                    ..TopicProgress::default()
                 },
             );
         }

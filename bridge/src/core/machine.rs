@@ -5,7 +5,7 @@ mod intake;
 use std::collections::VecDeque;
 
 use clbridge_schemas::ids::{MdtName, RecordId};
-use clbridge_sinks::state::{Mark, Retraction, State, TopicState};
+use clbridge_sinks::state::{Mark, Owner, Retraction, State, TopicState};
 use clbridge_sinks::{Stored, Topic, TopicIx};
 
 use super::clears::{ClearStep, Clears};
@@ -23,7 +23,7 @@ use super::{Now, Reason};
 pub struct Core {
     pub(super) settings: Settings,
     pub(super) mdt: MdtName,
-    pub(super) owner: String,
+    pub(super) owner: Owner,
     pub(super) incarnation: u32,
     retractions: Vec<Retraction>,
     /// What State goes on telling until the retraction that this life began with is durable everywhere.
@@ -47,6 +47,8 @@ pub struct Core {
     /// The newest durable State and those behind it: number, and by topic what all groups had passed.
     passed: VecDeque<(u64, Vec<Vec<u64>>)>,
     state_wanted: bool,
+    /// The frontier that the newest State tells.
+    told: Option<RecordId>,
     /// Nothing may be published before a State of this life is durable.
     state_first: bool,
     draining: bool,
@@ -72,7 +74,7 @@ impl Core {
     #[must_use]
     pub fn new(
         settings: Settings,
-        owner: String,
+        owner: Owner,
         state: &State,
         plan: &Plan,
         topics: Vec<Topic>,
@@ -113,6 +115,7 @@ impl Core {
             writing: VecDeque::new(),
             passed: VecDeque::new(),
             state_wanted: true,
+            told: state.frontier.map(|f| f.id),
             state_first: plan.state_first,
             draining: false,
             state_at: now,
@@ -230,6 +233,11 @@ impl Core {
         self.halted.is_none() && (self.state_wanted || now.saturating_sub(self.state_at) >= self.settings.state_every)
     }
 
+    /// The publisher wants, or may be waiting for, a State that tells a newer frontier.
+    pub fn wants_state(&mut self) {
+        self.state_wanted |= self.frontier.map(|f| f.id) != self.told;
+    }
+
     /// State to be written now. `sealing`: the frontier of the batch that it becomes durable with, where the broker
     /// makes that atomic; else `None`, and State tells the durable frontier.
     pub fn state(&mut self, sealing: Option<Mark>, wall_ms: u64, now: Now) -> State {
@@ -251,11 +259,13 @@ impl Core {
             Some(old) => (old.incarnation, old.retractions.clone(), old.frontier, old.stable),
             None => (self.incarnation, self.retractions.clone(), sealing.or(self.frontier), self.stability.stable()),
         };
+        self.told = frontier.map(|f| f.id);
         let passed_gap = frontier.is_some_and(|f| f.id.index.get() > self.gap.1);
         State {
             version: 1,
             mdt: self.mdt.clone(),
-            owner: self.owner.clone(),
+            owner: self.owner.name.clone(),
+            run: self.owner.run.clone(),
             number: self.number,
             written_ms: wall_ms,
             incarnation,

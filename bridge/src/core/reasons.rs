@@ -28,6 +28,7 @@ reasons! {
     BeyondEnd = "beyond_end": "See [`Hold::BeyondEnd`].",
     Evicted = "evicted": "See [`Hold::Evicted`].",
     RepairUnread = "repair_unread": "A group has not yet read its repair topic.",
+    NeverAnswered = "never_answered": "Nothing is left that a group could still acknowledge, and it has not acknowledged all.",
     NoGroups = "no_groups": "No persistent group is registered for the MDT.",
     ClearRefused = "clear_refused": "The MDT does not know the changelog user.",
     RegistryUnreadable = "registry_unreadable": "The registry of groups cannot be read.",

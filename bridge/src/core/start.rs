@@ -61,7 +61,7 @@ pub enum Step {
 }
 
 /// How to go on.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Plan {
     /// Incarnation to publish under.
     pub incarnation: u32,

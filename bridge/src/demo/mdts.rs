@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use clbridge_schemas::ids::MdtName;
 use mdt_sim::addr::Addr;
-use mdt_sim::control::client::Control;
 use mdt_sim::mdt::{Crash, CrashReport, Length, MdtConfig, Stats};
 use mdt_sim::oracle::{Entries, Entry};
 use mdt_sim::server::{Config, Server, UserSpec};
-use mdt_sim::workload::{Plan, Source};
+use mdt_sim::workload::{self, Plan, Source};
 
 use super::verdict::MdtEvidence;
 
 /// Time between two commits.
 const COMMIT: Duration = Duration::from_millis(200);
+/// As long as it is waited for a good moment for a crash: what is published then is longer in danger, also where publishing
+/// is slow. It is still twice in the time after which the bridge takes a record for stable.
+const COMMIT_BEFORE_A_CRASH: Duration = Duration::from_millis(500);
 /// How long a crashed MDT is away, seconds. No MDT restarts within two seconds, and the bridge trusts in that (a pause
 /// or a jump of time is how it notices a crash), so the demonstration must not ask for what cannot happen.
 const AWAY_S: f64 = 2.5;
@@ -35,27 +37,26 @@ pub struct Mdts {
     server: Server,
     names: Vec<MdtName>,
     data: Addr,
-    control: Addr,
 }
 
 impl Mdts {
-    /// Two MDTs in `dir`, each with the changelog user `cl1`, served at Unix sockets.
+    /// Two MDTs in `dir`, each with the changelog user `cl1`, served at a Unix socket.
     ///
     /// # Errors
-    /// Those of the disk and the sockets.
+    /// Those of the disk and the socket.
     pub fn start(dir: &Path) -> anyhow::Result<Self> {
         let names: Vec<MdtName> = ["demo-MDT0000".parse()?, "demo-MDT0001".parse()?].to_vec();
         let mdt =
             |name: &MdtName| MdtConfig { commit_interval: COMMIT, ..MdtConfig::new(name.as_str(), dir.join("mdts")) };
-        let (data, control) = (Addr::Unix(dir.join("changelog")), Addr::Unix(dir.join("control")));
+        let data = Addr::Unix(dir.join("changelog"));
         std::fs::create_dir_all(dir.join("mdts"))?;
         let server = Server::start(&Config {
             mdts: names.iter().map(mdt).collect(),
             listen: vec![data.clone()],
-            control: vec![control.clone()],
+            control: Vec::new(),
             register: vec![UserSpec { name: None, mask: None }],
         })?;
-        Ok(Self { server, names, data, control })
+        Ok(Self { server, names, data })
     }
 
     /// Their names.
@@ -119,6 +120,13 @@ impl Mdts {
         self.stats(mdt).map_or(0, |s| s.last_index.saturating_sub(s.cleared.unwrap_or(0)))
     }
 
+    /// One of them commits less often, until it crashes.
+    pub fn is_going_to_crash(&self, mdt: &MdtName) {
+        if let Some(mdt) = self.server.mdt(mdt.as_str()) {
+            mdt.set_commit_interval(COMMIT_BEFORE_A_CRASH);
+        }
+    }
+
     /// Whether a crash now would take back at least `worth` records, half of them `published` (up to this index)
     /// already.
     #[must_use]
@@ -128,18 +136,25 @@ impl Mdts {
     }
 
     /// Crashes one of them; returns when it is back. `invent`: half of what was lost is followed by records of other
-    /// operations under the same indexes; else all that was lost is replayed, with new times. `None`: there was
-    /// nothing that a crash could take back. Blocks.
+    /// operations under the same indexes; else all that was lost is replayed, with new times. `worth` as in
+    /// [`Mdts::worth_a_crash`], looked at once more: on a busy machine the moment may pass before this is called.
+    /// `None`: there was nothing that a crash could take back, or not as much. Blocks.
     ///
     /// # Errors
-    /// Those of the control socket and the disk.
-    pub fn crash(&self, mdt: &MdtName, invent: bool) -> io::Result<Option<CrashReport>> {
-        if self.stats(mdt).is_none_or(|s| s.last_index == s.committed_index) {
+    /// Those of the disk.
+    pub fn crash(&self, name: &MdtName, invent: bool, worth: Option<(u64, u64)>) -> io::Result<Option<CrashReport>> {
+        let Some(mdt) = self.server.mdt(name.as_str()) else { return Ok(None) };
+        let stats = mdt.stats();
+        let worthwhile = worth.is_none_or(|(published, worth)| self.worth_a_crash(name, published, worth));
+        if stats.last_index == stats.committed_index || !worthwhile {
             return Ok(None);
         }
         let replay = if invent { 0.5 } else { 1.0 };
         let how = Crash { down_s: AWAY_S, evict: false, replay, length: Length::Equal };
-        Control::connect(&self.control)?.crash(mdt.as_str(), how).map(Some)
+        let names: Vec<String> = self.names.iter().map(|name| name.as_str().to_owned()).collect();
+        let report = mdt.crash(&how, |count| workload::fresh(&names, name.as_str(), count))?;
+        mdt.set_commit_interval(COMMIT);
+        Ok(Some(report))
     }
 
     /// Stops them and hands out what happened on each. Blocks.

@@ -198,6 +198,8 @@ struct JsonLine {
     time: String,
     #[serde(default)]
     tfid: String,
+    /// The renamed object's, of a rename.
+    sfid: Option<String>,
     retracts: Option<Retracts>,
 }
 
@@ -210,11 +212,12 @@ struct Retracts {
 
 fn parse(line: &[u8], at_ns: u64) -> Result<Written, String> {
     let l: JsonLine = serde_json::from_slice(line).map_err(|e| format!("{e} in {}", String::from_utf8_lossy(line)))?;
+    let object = l.sfid.unwrap_or_else(|| l.tfid.clone());
     let what = match l.retracts {
         Some(Retracts { incarnation, from, to }) => What::Retraction { incarnation, from, to },
         None => What::Record(Content { kind: l.type_code, time: l.time, tfid: l.tfid }),
     };
-    Ok(Written { at_ns, mdt: l.mdt, incarnation: l.incarnation, index: l.index, what })
+    Ok(Written { at_ns, mdt: l.mdt, incarnation: l.incarnation, index: l.index, object, what })
 }
 
 #[cfg(test)]
@@ -227,9 +230,18 @@ mod tests {
         let record = br#"{"mdt":"demo-MDT0000","incarnation":1,"index":7,"type":"CREAT","type_code":1,"time":"2026-01-02T03:04:05.000000006Z","flags":0,"tfid":"[0x400:0x1:0x0]","name":"f"}"#;
         let written = parse(record, 5).unwrap();
         assert_eq!((written.index, written.incarnation, written.at_ns), (7, 1, 5));
+        assert_eq!(written.object, "[0x400:0x1:0x0]");
         assert!(matches!(written.what, What::Record(c) if c.kind == 1 && c.tfid == "[0x400:0x1:0x0]"));
         let mark = br#"{"mdt":"demo-MDT0000","incarnation":2,"index":8,"type":"MARK","type_code":0,"time":"2026-01-02T03:04:05.000000006Z","flags":0,"retracts":{"incarnation":1,"from":8,"to":9}}"#;
         assert!(matches!(parse(mark, 5).unwrap().what, What::Retraction { incarnation: 1, from: 8, to: 9 }));
+    }
+
+    #[test]
+    fn a_rename_is_a_record_of_the_renamed_object() {
+        let rename = br#"{"mdt":"demo-MDT0000","incarnation":1,"index":7,"type":"RENME","type_code":8,"time":"2026-01-02T03:04:05.000000006Z","flags":0,"tfid":"[0x0:0x0:0x0]","sfid":"[0x400:0x2:0x0]"}"#;
+        let written = parse(rename, 5).unwrap();
+        assert_eq!(written.object, "[0x400:0x2:0x0]");
+        assert!(matches!(written.what, What::Record(c) if c.tfid == "[0x0:0x0:0x0]"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Pure: evidence in, verdict out. It shares no code with what it judges and never takes a missing proof for a good
 //! one: a run in which nothing was recorded or cleared fails.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use clbridge_schemas::lustre::{Fid, Time};
 use mdt_sim::oracle::{Emitted, Entry, Event};
@@ -15,8 +15,12 @@ pub struct Evidence {
     pub mdts: Vec<MdtEvidence>,
     /// What each persistent group wrote out.
     pub groups: Vec<GroupEvidence>,
-    /// The first position that each partition of a record topic still holds, at the end.
+    /// Where each partition of a record topic starts.
     pub log_starts: Vec<LogStart>,
+    /// The sink declares that nothing is published twice.
+    pub exactly_once: bool,
+    /// The sink declares that a topic is one sequence, over all partitions.
+    pub one_sequence: bool,
 }
 
 /// What happened on one simulated MDT.
@@ -35,8 +39,10 @@ pub struct MdtEvidence {
 pub struct GroupEvidence {
     /// Its name.
     pub name: String,
-    /// Every line, in any order.
-    pub written: Vec<Written>,
+    /// What each of its members wrote, in order.
+    pub members: Vec<Vec<Written>>,
+    /// The records of one object come to one member at a time, in order.
+    pub in_order: bool,
 }
 
 /// One line that a member wrote.
@@ -50,6 +56,8 @@ pub struct Written {
     pub incarnation: u32,
     /// Index.
     pub index: u64,
+    /// The object by whose FID records are spread over partitions; empty for none.
+    pub object: String,
     /// What it says.
     pub what: What,
 }
@@ -94,9 +102,11 @@ pub struct LogStart {
     /// Topic.
     pub topic: String,
     /// Partition.
-    pub partition: i32,
-    /// First position still held.
-    pub position: i64,
+    pub partition: u32,
+    /// Its first position before the first record.
+    pub began: u64,
+    /// Its first position at the end.
+    pub now: u64,
 }
 
 /// The outcome.
@@ -138,6 +148,10 @@ pub struct GroupTally {
     pub repeated: u64,
     /// Records that a retraction made void.
     pub void: u64,
+    /// Of these, records that stand all the same: they were published once more.
+    pub again: u64,
+    /// Whether the order of its lines was judged.
+    pub in_order: bool,
 }
 
 /// Counts what is wrong by kind and keeps the first case of each, so that a thousand cases are one sentence.
@@ -182,18 +196,31 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         let (book, tally) = read_group(group, &mut problems);
         books.push((group.name.as_str(), book));
         verdict.groups.push(tally);
+        if group.in_order {
+            check_order(group, evidence.one_sequence, &mut problems);
+        }
     }
     for mdt in &evidence.mdts {
-        verdict.mdts.push(judge_mdt(mdt, &books, &mut problems));
+        let (tally, again) = judge_mdt(mdt, &books, &mut problems);
+        verdict.mdts.push(tally);
+        for (group, again) in verdict.groups.iter_mut().zip(again) {
+            group.again += again;
+        }
+    }
+    for group in verdict.groups.iter().filter(|g| g.again > 0 && evidence.exactly_once) {
+        problems.note("the sink declares that it publishes nothing twice, and it did", || {
+            format!("{} was told {} records again that stand", group.name, group.again)
+        });
     }
     for (group, book) in &books {
         for mdt in book.keys().filter(|name| !evidence.mdts.iter().any(|m| m.name == **name)) {
             problems.note(format!("{group} wrote records of an MDT that is not there"), || (*mdt).to_owned());
         }
     }
-    for start in evidence.log_starts.iter().filter(|s| s.position > 0) {
+    for start in evidence.log_starts.iter().filter(|s| s.now != s.began) {
         problems.note("the broker dropped records", || {
-            format!("{} partition {} starts at position {}", start.topic, start.partition, start.position)
+            let LogStart { topic, partition, began, now } = start;
+            format!("{topic} partition {partition} began at position {began} and begins at {now}")
         });
     }
     if verdict.mdts.iter().all(|m| m.surviving == 0) {
@@ -211,9 +238,9 @@ pub fn judge(evidence: &Evidence) -> Verdict {
 
 /// Sorts what a group wrote by MDT and index.
 fn read_group<'a>(group: &'a GroupEvidence, problems: &mut Problems) -> (HashMap<&'a str, Lines<'a>>, GroupTally) {
-    let mut tally = GroupTally { name: group.name.clone(), ..GroupTally::default() };
+    let mut tally = GroupTally { name: group.name.clone(), in_order: group.in_order, ..GroupTally::default() };
     let mut voids: HashMap<&str, Vec<(u32, u64, u64)>> = HashMap::new();
-    for line in &group.written {
+    for line in group.members.iter().flatten() {
         if let What::Retraction { incarnation, from, to } = line.what {
             let known = voids.entry(&line.mdt).or_default();
             // Each partition has its own MARK for the same retraction.
@@ -223,7 +250,7 @@ fn read_group<'a>(group: &'a GroupEvidence, problems: &mut Problems) -> (HashMap
         }
     }
     let mut book: HashMap<&str, Lines<'a>> = HashMap::new();
-    for line in &group.written {
+    for line in group.members.iter().flatten() {
         let What::Record(content) = &line.what else { continue };
         let same = book.entry(&line.mdt).or_default().entry(line.index).or_default();
         if let Some(known) = same.iter_mut().find(|k| k.incarnation == line.incarnation) {
@@ -246,8 +273,35 @@ fn read_group<'a>(group: &'a GroupEvidence, problems: &mut Problems) -> (HashMap
     (book, tally)
 }
 
-/// Goes through an MDT's history as it happened.
-fn judge_mdt(mdt: &MdtEvidence, books: &[(&str, HashMap<&str, Lines<'_>>)], problems: &mut Problems) -> MdtTally {
+/// In what each member wrote, the records of one object (or of an MDT, where its topic is one sequence) come in the
+/// order of incarnation and index. What a member gets once more after a change in its group is counted elsewhere.
+fn check_order(group: &GroupEvidence, one_sequence: bool, problems: &mut Problems) {
+    for member in &group.members {
+        let mut seen: HashSet<(&str, u32, u64)> = HashSet::new();
+        let mut newest: HashMap<(&str, &str), (u32, u64)> = HashMap::new();
+        for line in member.iter().filter(|l| matches!(l.what, What::Record(_))) {
+            let id = (line.incarnation, line.index);
+            let object = if one_sequence { "" } else { line.object.as_str() };
+            if !seen.insert((&line.mdt, id.0, id.1)) || (object.is_empty() && !one_sequence) {
+                continue;
+            }
+            let newest = newest.entry((&line.mdt, object)).or_insert(id);
+            if id < *newest {
+                problems.note(format!("{} got records out of order", group.name), || {
+                    format!("{} {}:{} came behind {}:{}", line.mdt, id.0, id.1, newest.0, newest.1)
+                });
+            }
+            *newest = id.max(*newest);
+        }
+    }
+}
+
+/// Goes through an MDT's history as it happened. Tells besides how many records that stand each group was told again.
+fn judge_mdt(
+    mdt: &MdtEvidence,
+    books: &[(&str, HashMap<&str, Lines<'_>>)],
+    problems: &mut Problems,
+) -> (MdtTally, Vec<u64>) {
     let mut tally = MdtTally { name: mdt.name.clone(), ..MdtTally::default() };
     let mut standing: BTreeMap<u64, Content> = BTreeMap::new();
     let mut judged = 0;
@@ -286,15 +340,28 @@ fn judge_mdt(mdt: &MdtEvidence, books: &[(&str, HashMap<&str, Lines<'_>>)], prob
         }
     }
     tally.surviving = standing.len() as u64;
-    for (group, book) in books {
-        compare(mdt, group, book.get(mdt.name.as_str()), &standing, problems);
-    }
+    let compared = books.iter().map(|(group, book)| {
+        let lines = book.get(mdt.name.as_str());
+        compare(mdt, group, lines, &standing, problems);
+        lines.map_or(0, |lines| told_again(lines, &standing))
+    });
+    let again = compared.collect();
     if mdt.backlog > 0 {
         problems.note("a changelog was not cleared to its end", || {
             format!("{} still holds {} records", mdt.name, mdt.backlog)
         });
     }
-    tally
+    (tally, again)
+}
+
+/// How many records that stand a group was told more than once, by a retraction between them.
+fn told_again(lines: &Lines<'_>, standing: &BTreeMap<u64, Content>) -> u64 {
+    let again = |(index, all): (&u64, &Vec<Line<'_>>)| {
+        let (void, valid): (Vec<_>, Vec<_>) =
+            all.iter().filter(|l| standing.get(index) == Some(l.content)).partition(|l| l.void);
+        if valid.is_empty() { 0 } else { void.len() as u64 }
+    };
+    lines.iter().map(again).sum()
 }
 
 /// What a group was told, without what was retracted, must be exactly what stands on the MDT.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clbridge_schemas::avro::{fingerprint, schema_json};
 use clbridge_schemas::ids::MdtName;
-use clbridge_sinks::{GroupObserver, Sink, SinkError, State, TopicSpec};
+use clbridge_sinks::{GroupObserver, Owner, Sink, SinkError, State, TopicSpec};
 use thiserror::Error;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -120,6 +120,13 @@ pub struct World {
     pub shutdown: watch::Receiver<bool>,
 }
 
+/// Whether another bridge than `me` wrote this State last. One of the same name may be this one before a restart, which
+/// goes on at once; but once this process has had the MDT (`lived`), State by another run was written since: by one that
+/// was started with this name by mistake, or on purpose.
+fn is_anothers(state: &State, me: &Owner, lived: bool) -> bool {
+    state.owner != me.name || (lived && !state.run.is_empty() && state.run != me.run)
+}
+
 impl World {
     /// Changes what `status` says.
     pub fn tell(&self, change: impl FnOnce(&mut Told)) {
@@ -190,7 +197,7 @@ impl World {
             failpoint::hit(failpoint::BEFORE_RETRACTION);
         }
 
-        let state = recovered.state.unwrap_or_else(|| State::first(self.mdt.clone(), self.settings.owner.clone()));
+        let state = recovered.state.unwrap_or_else(|| State::first(self.mdt.clone(), self.settings.owner.name.clone()));
         let mut core = Core::new(
             self.settings.core,
             self.settings.owner.clone(),
@@ -277,8 +284,9 @@ impl World {
     /// Another bridge's State must not have changed for `takeover_after` before anybody is fenced, unless that bridge
     /// said that it has left. On standby the same holds whoever wrote State last, and when nobody has.
     async fn wait_for_other_owner(&self, peeked: Option<&State>, fenced: bool) -> Result<(), Death> {
-        let has_it = |s: &State| !s.left && (fenced || s.owner != self.settings.owner);
-        if !self.standby && !peeked.is_some_and(has_it) {
+        let lived = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner).shared.is_some();
+        let has_it = |s: &State| fenced || is_anothers(s, &self.settings.owner, lived);
+        if !self.standby && !peeked.is_some_and(|s| !s.left && has_it(s)) {
             return Ok(());
         }
         let known = |s: Option<&State>| s.map(|s| (s.number, s.owner.clone()));
@@ -306,5 +314,42 @@ impl World {
         }
         info!(mdt = %self.mdt, owner = owner(&last), "silent for long enough: taking over");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn me() -> Owner {
+        Owner { name: "bridge-a".into(), run: "7-1".into() }
+    }
+
+    fn written_by(name: &str, run: &str) -> State {
+        State { run: run.into(), ..State::first("fs-MDT0000".parse().unwrap(), name.into()) }
+    }
+
+    #[test]
+    fn a_bridge_of_another_name_has_the_mdt() {
+        assert!(is_anothers(&written_by("bridge-b", "9-1"), &me(), false));
+        assert!(is_anothers(&written_by("bridge-b", ""), &me(), true));
+    }
+
+    #[test]
+    fn a_restart_goes_on_with_what_the_run_before_wrote() {
+        assert!(!is_anothers(&written_by("bridge-a", "3-1"), &me(), false));
+    }
+
+    #[test]
+    fn a_twin_that_wrote_since_this_run_did_has_the_mdt_whatever_ended_the_life() {
+        assert!(is_anothers(&written_by("bridge-a", "9-1"), &me(), true));
+        assert!(!is_anothers(&written_by("bridge-a", "7-1"), &me(), true));
+    }
+
+    #[test]
+    fn a_reset_under_its_name_does_not_make_a_bridge_wait() {
+        assert!(!is_anothers(&written_by("bridge-a", ""), &me(), true));
     }
 }

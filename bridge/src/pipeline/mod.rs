@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use clbridge_schemas::avro::{Framing, SchemaVersion};
 use clbridge_schemas::key::KeyKind;
+use clbridge_sinks::Owner;
 
 use crate::core::{Core, Settings};
 use crate::modules::TypeSet;
@@ -58,8 +59,8 @@ pub struct BatchSettings {
 /// Everything a pipeline has to know.
 #[derive(Clone, Debug)]
 pub struct PipelineSettings {
-    /// Name of this bridge.
-    pub owner: String,
+    /// This bridge.
+    pub owner: Owner,
     /// The core's.
     pub core: Settings,
     /// Feeds; a topic each, in this order.

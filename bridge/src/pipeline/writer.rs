@@ -25,6 +25,8 @@ use crate::core::{Event, Now, Plan, Stop};
 use crate::failpoint;
 use crate::source::{Break, Breaks, Probe, Read, Source, SourceError};
 
+mod sealing;
+
 /// Bytes asked for in one read.
 const READ_BYTES: usize = 1 << 20;
 /// Longest wait for records while nothing else is to be done.
@@ -83,6 +85,14 @@ pub struct Writer {
     payload: Vec<u8>,
     key: Vec<u8>,
     durable: Vec<Durable>,
+}
+
+/// Records of a chunk that have their verdict, and of which the core was not told yet.
+#[derive(Default)]
+struct Untold<'a> {
+    last: Option<View<'a>>,
+    count: u64,
+    dropped: u64,
 }
 
 /// What a writer is made of.
@@ -175,6 +185,9 @@ impl Writer {
             if read.bytes > 0 {
                 self.take(&buf, read)?;
             }
+            if self.publisher.wants_state() {
+                self.shared.core().wants_state();
+            }
             self.seal_if_due(read.bytes == 0)?;
         }
     }
@@ -182,13 +195,12 @@ impl Writer {
     /// Gives every record of a chunk its verdict.
     fn take(&mut self, buf: &[u8], read: Read) -> Result<(), WriterError> {
         failpoint::hit("before_publish");
-        let (mut count, mut dropped) = (0, 0);
-        let mut last: Option<View<'_>> = None;
+        let mut untold = Untold::default();
         let mut doubt = read.in_doubt();
         for view in records(buf, 0) {
             let view = view.map_err(|source| SourceError::Malformed { mdt: self.mdt.clone(), source })?;
             if let Some(b) = self.breaks.before(&view, std::mem::take(&mut doubt)) {
-                self.told(last.take(), &mut count, &mut dropped);
+                self.tell(&mut untold);
                 self.verify(&b)?;
             }
             let Some(index) = NonZeroU64::new(view.index()).filter(|i| i.get() > self.above) else {
@@ -203,29 +215,30 @@ impl Writer {
                 }));
             };
             self.above = index.get();
-            if !self.publish(&view, RecordId { incarnation: self.incarnation, index })? {
-                dropped += 1;
+            if !self.publish(&view, RecordId { incarnation: self.incarnation, index }, &mut untold)? {
+                untold.dropped += 1;
             }
-            count += 1;
-            last = Some(view);
+            untold.count += 1;
+            untold.last = Some(view);
         }
-        self.told(last, &mut count, &mut dropped);
+        self.tell(&mut untold);
         Ok(())
     }
 
     /// Tells the core what was read.
-    fn told(&mut self, last: Option<View<'_>>, count: &mut u64, dropped: &mut u64) {
+    fn tell(&mut self, untold: &mut Untold<'_>) {
+        let Untold { last, count, dropped } = std::mem::take(untold);
         let Some((view, index)) = last.and_then(|v| Some((v, NonZeroU64::new(v.index())?))) else { return };
         let mark = Mark { id: RecordId { incarnation: self.incarnation, index }, digest: view.digest() };
         self.last = Some(mark);
         self.dirty = true;
-        self.shared.core().on(Event::Read { last: mark, records: *count, dropped: *dropped }, clock::now());
-        (*count, *dropped) = (0, 0);
+        self.shared.core().on(Event::Read { last: mark, records: count, dropped }, clock::now());
     }
 
-    /// Publishes one record to every feed that takes it; false if none does.
-    fn publish(&mut self, view: &View<'_>, id: RecordId) -> Result<bool, WriterError> {
+    /// Publishes one record to every feed that takes it; false if none does. `before`: those in front of it.
+    fn publish(&mut self, view: &View<'_>, id: RecordId, before: &mut Untold<'_>) -> Result<bool, WriterError> {
         let mut taken = false;
+        let mut sent = false;
         for f in 0..self.feeds.len() {
             let feed = &self.feeds[f];
             if !feed.types.takes(view.rtype()) {
@@ -241,17 +254,25 @@ impl Writer {
             }
             self.payload.clear();
             feed.encoder.encode(view, id.incarnation, Additions::default(), &mut self.payload);
-            let message = Message {
-                topic: feed.topic,
-                id,
-                partition,
-                kind: view.rtype(),
-                time_ns: view.time().nanos(),
-                key: keyed.then_some(self.key.as_slice()),
-                payload: &self.payload,
-                retracts: None,
-            };
-            send(self.publisher.as_mut(), &message, &mut self.durable, &self.shared)?;
+            let topic = feed.topic;
+            loop {
+                let message = Message {
+                    topic,
+                    id,
+                    partition,
+                    kind: view.rtype(),
+                    time_ns: view.time().nanos(),
+                    key: keyed.then_some(self.key.as_slice()),
+                    payload: &self.payload,
+                    retracts: None,
+                };
+                match self.publisher.publish(&message) {
+                    Ok(()) => break,
+                    Err(Refused::Full) => self.wait_for_room((!sent).then_some(&mut *before))?,
+                    Err(Refused::Dead(e)) => return Err(e.into()),
+                }
+            }
+            sent = true;
             let bytes = (self.payload.len() + self.key.len()) as u64;
             match &mut self.unsealed {
                 Some((b, _)) => *b += bytes,
@@ -265,6 +286,24 @@ impl Writer {
             self.seal()?;
         }
         Ok(taken)
+    }
+
+    /// The publisher is full, and nothing more is read until it is not. Where State is written beside the batches it may
+    /// be waiting for State, or for the seal that State can tell of: batches are sealed by their age as ever. `before`:
+    /// the records in front of the one that is refused, unless a feed has that one already.
+    fn wait_for_room(&mut self, before: Option<&mut Untold<'_>>) -> Result<(), WriterError> {
+        self.poll(BUSY_WAIT)?;
+        if self.shared.is_over() {
+            return Err(WriterError::Suspect("ended while the broker was stalled".into()));
+        }
+        if let Some(before) = before.filter(|_| !self.capabilities.atomic_state) {
+            self.tell(before);
+            if self.publisher.in_flight().0 == 0 {
+                self.shared.core().wants_state();
+            }
+            self.seal_if_due(false)?;
+        }
+        Ok(())
     }
 
     /// Nothing behind a break goes out before the record in front of it was seen again on a fresh descriptor.
@@ -317,9 +356,11 @@ impl Writer {
                 void: Retracts { incarnation: r.incarnation - 1, from: r.from, to: r.to },
             };
             feed.encoder.encode_retraction(&record, &mut self.payload);
-            for partition in 0..feed.partitions.get() {
+            let (topic, partitions) = (feed.topic, feed.partitions.get());
+            let mut partition = 0;
+            while partition < partitions {
                 let message = Message {
-                    topic: feed.topic,
+                    topic,
                     id,
                     partition,
                     kind: clbridge_schemas::lustre::RecordType::MARK,
@@ -328,132 +369,18 @@ impl Writer {
                     payload: &self.payload,
                     retracts: Some(r),
                 };
-                send(self.publisher.as_mut(), &message, &mut self.durable, &self.shared)?;
+                match self.publisher.publish(&message) {
+                    Ok(()) => partition += 1,
+                    Err(Refused::Full) => self.wait_for_room(None)?,
+                    Err(Refused::Dead(e)) => return Err(e.into()),
+                }
             }
         }
         info!(mdt = %self.mdt, incarnation = r.incarnation, from = r.from, to = r.to, "retracted: the MDT took these back");
         self.dirty = true;
         self.seal()
     }
-
-    fn seal_if_due(&mut self, dry: bool) -> Result<(), WriterError> {
-        let now = clock::now();
-        let age = self.unsealed.map(|(_, since)| now.saturating_sub(since));
-        let due = match age {
-            Some(age) => age >= self.batch.max_age || (dry && now.saturating_sub(self.sealed_at) >= self.batch.min_age),
-            None => self.dirty && dry,
-        };
-        if (due || self.shared.core().state_due(now)) && self.publisher.ready() {
-            self.seal()?;
-        }
-        Ok(())
-    }
-
-    /// Seals what was published and read so far, with State where it can travel inside, else beside it.
-    fn seal(&mut self) -> Result<(), WriterError> {
-        while !self.publisher.ready() {
-            self.poll(BUSY_WAIT)?;
-            if self.shared.is_over() {
-                return Ok(());
-            }
-        }
-        let now = clock::now();
-        let wall_ms = u64::try_from(clock::wall().as_millis()).unwrap_or(u64::MAX);
-        let frontier = self.last;
-        let (state, beside) = {
-            let mut core = self.shared.core();
-            if self.dirty
-                && let Some(mark) = frontier
-            {
-                core.on(Event::Sealed(mark), now);
-            }
-            if self.capabilities.atomic_state {
-                (Some(core.state(frontier, wall_ms, now)), None)
-            } else {
-                (None, core.state_due(now).then(|| core.state(None, wall_ms, now)))
-            }
-        };
-        failpoint::hit("before_commit");
-        if self.dirty || state.is_some() {
-            accepted(self.publisher.seal(frontier.map(|m| m.id), state.as_ref()))?;
-        }
-        if let Some(state) = beside {
-            accepted(self.publisher.store(&state))?;
-        }
-        self.unsealed = None;
-        self.dirty = false;
-        self.sealed_at = now;
-        Ok(())
-    }
-
-    fn poll(&mut self, wait: Duration) -> Result<(), WriterError> {
-        poll(self.publisher.as_mut(), wait, &mut self.durable, &self.shared)
-    }
-
-    /// Makes everything that was read durable, then reports the drain; goes on writing State until the life is over,
-    /// so that clears can still be issued.
-    fn drain(&mut self) -> Result<(), WriterError> {
-        self.seal()?;
-        self.shared.core().on(Event::Draining, clock::now());
-        while !self.shared.is_over() {
-            self.poll(Duration::from_millis(5))?;
-            if self.publisher.in_flight().0 == 0 && self.publisher.ready() {
-                self.shared.drained.store(true, Ordering::Release);
-            }
-            if self.shared.core().state_due(clock::now()) && self.publisher.ready() {
-                self.seal()?;
-            }
-        }
-        Ok(())
-    }
 }
 
-/// Hands a message over; while the client's buffers are full, nothing more is read.
-fn send(
-    publisher: &mut dyn Publisher,
-    message: &Message<'_>,
-    durable: &mut Vec<Durable>,
-    shared: &Shared,
-) -> Result<(), WriterError> {
-    loop {
-        match publisher.publish(message) {
-            Ok(()) => return Ok(()),
-            Err(Refused::Full) => {
-                poll(publisher, BUSY_WAIT, durable, shared)?;
-                if shared.is_over() {
-                    return Err(WriterError::Suspect("ended while the broker was stalled".into()));
-                }
-            }
-            Err(Refused::Dead(e)) => return Err(e.into()),
-        }
-    }
-}
-
-fn poll(
-    publisher: &mut dyn Publisher,
-    wait: Duration,
-    durable: &mut Vec<Durable>,
-    shared: &Shared,
-) -> Result<(), WriterError> {
-    durable.clear();
-    let result = publisher.poll(wait, &mut |d| durable.push(d));
-    shared.in_flight.store(publisher.in_flight().0, Ordering::Relaxed);
-    if !durable.is_empty() {
-        failpoint::hit("after_commit");
-        let now = clock::now();
-        let mut core = shared.core();
-        for d in durable.drain(..) {
-            core.on(Event::Durable(d), now);
-        }
-    }
-    Ok(result?)
-}
-
-/// `ready` said yes on this very thread, so a refusal other than death is a broken contract.
-fn accepted(result: Result<(), Refused>) -> Result<(), WriterError> {
-    match result {
-        Ok(()) => Ok(()),
-        Err(Refused::Dead(e)) => Err(e.into()),
-        Err(Refused::Full) => Err(WriterError::Suspect("the publisher refused a seal that it was ready for".into())),
-    }
-}
+#[cfg(test)]
+mod tests;

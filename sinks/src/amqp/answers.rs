@@ -25,12 +25,20 @@ pub(super) struct Answered {
     /// Settled slots beyond the floor: first, and first behind.
     #[serde(default, with = "pairs")]
     ranges: BTreeMap<u64, u64>,
+    /// Which membership of this name it is, see [`Member::life`](super::registry::Member::life).
+    #[serde(default)]
+    pub(super) life: u64,
 }
 
 impl Answered {
     /// A group that begins at this slot.
-    pub(super) fn from_slot(floor: u64) -> Self {
-        Self { floor, ranges: BTreeMap::new() }
+    pub(super) fn from_slot(floor: u64, life: u64) -> Self {
+        Self { floor, ranges: BTreeMap::new(), life }
+    }
+
+    /// What distinguishes it from what it was before any further answer.
+    pub(super) fn extent(&self) -> (u64, u64, usize) {
+        (self.floor, self.top(), self.ranges.len())
     }
 
     /// Slots `from..until` are settled; true if any of them was not.
@@ -188,6 +196,15 @@ impl Fold {
         }
     }
 
+    /// What a group has answered; a membership that is newer than the known one begins at slot `first`.
+    pub(super) fn member(&mut self, group: &str, life: u64, first: u64) -> &mut Answered {
+        let answered = self.groups.entry(group.to_owned()).or_insert_with(|| Answered::from_slot(first, life));
+        if answered.life < life {
+            *answered = Answered::from_slot(first, life);
+        }
+        answered
+    }
+
     /// The slot behind everything that is known to have been published.
     pub(super) fn known_end(&self) -> u64 {
         self.groups.values().map(Answered::top).fold(self.end, u64::max)
@@ -222,7 +239,7 @@ mod tests {
 
     /// Records 1 to 20 of incarnation 1 were published; group `g` has answered nothing.
     fn fold() -> Fold {
-        let groups = [("g".to_owned(), Answered::from_slot(0))].into();
+        let groups = [("g".to_owned(), Answered::from_slot(0, 0))].into();
         let mut fold = Fold { base: 1, groups, ..Fold::default() };
         fold.end = 42;
         fold
@@ -292,6 +309,18 @@ mod tests {
         assert_eq!(answer(&mut f, "1:1..9"), Ok(true));
         assert_eq!(answer(&mut f, "3:10:r0"), Ok(true));
         assert_eq!(floor(&f), 21);
+    }
+
+    #[test]
+    fn of_a_group_that_comes_again_nothing_counts_but_of_one_that_is_only_told_late_everything() {
+        let mut f = fold();
+        answer(&mut f, "1:1..5").unwrap();
+        answer(&mut f, "1:7").unwrap();
+        assert_eq!(f.member("g", 8, 42).extent(), (42, 42, 0));
+        answer(&mut f, "1:1..20").unwrap();
+        for (life, first) in [(8, 50), (7, 60), (0, 0)] {
+            assert_eq!(f.member("g", life, first).floor, 42, "{life}");
+        }
     }
 
     #[test]

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Consumer};
+use tokio::runtime::Handle;
 
 use super::Shared;
 use super::link::{PERSISTENT, close, locked, not_found, short, sort};
@@ -22,10 +23,45 @@ use crate::error::SinkError;
 /// How long one waits in line before it is looked whether there is anything to wait for.
 const IN_LINE: Duration = Duration::from_secs(1);
 
+/// A channel that has, or is about to get, what others wait for. It is closed wherever its owner is given up, also in the
+/// middle of a request, by a task of its own: else the broker would believe that somebody has the message for as long as the
+/// connection lives.
+struct Lent {
+    channel: Channel,
+    /// A queue that is to go with it.
+    lock: Option<ShortString>,
+}
+
+impl Lent {
+    /// Gives back what it has, and waits until the broker has it.
+    async fn close(mut self) {
+        give_back(&self.channel, self.lock.take()).await;
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // Without a runtime the connection is about to end too.
+        if let (true, Ok(runtime)) = (self.channel.status().connected(), Handle::try_current()) {
+            let (channel, lock) = (self.channel.clone(), self.lock.take());
+            runtime.spawn(async move { give_back(&channel, lock).await });
+        }
+    }
+}
+
+async fn give_back(channel: &Channel, lock: Option<ShortString>) {
+    if let Some(lock) = lock {
+        // Where this fails the connection is lost, and the queue with it, since it is the connection's own.
+        let delete = channel.queue_delete(lock, QueueDeleteOptions::default());
+        let _ = tokio::time::timeout(IN_LINE, delete).await;
+    }
+    close(channel).await;
+}
+
 /// The message of a cell: nobody else has it while this is held. It goes back when this is dropped.
 pub(super) struct Held {
     queue: String,
-    channel: Channel,
+    lent: Lent,
     /// Kept, since the broker takes the message back when it ends.
     _consumer: Consumer,
     delivery: Delivery,
@@ -39,7 +75,7 @@ impl Held {
 
     /// Gives the message back as it is.
     pub(super) async fn release(self) {
-        close(&self.channel).await;
+        self.lent.close().await;
     }
 }
 
@@ -74,26 +110,25 @@ impl Shared {
         let _here = self.making.lock().await;
         let lock = format!("{}.lock.{queue}", self.config.own_prefix);
         let until = Instant::now() + self.config.request_timeout();
-        let channel = loop {
-            let channel = self.confirming_channel().await?;
+        let lent = loop {
+            let lent = Lent { channel: self.confirming_channel().await?, lock: Some(short(&lock)?) };
             let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
-            match channel.queue_declare(short(&lock)?, exclusive, FieldTable::default()).await {
-                Ok(_) => break channel,
+            match lent.channel.queue_declare(short(&lock)?, exclusive, FieldTable::default()).await {
+                Ok(_) => break lent,
                 Err(e) if locked(&e) && Instant::now() < until => tokio::time::sleep(Duration::from_millis(20)).await,
                 Err(e) => return Err(sort(what(), &e)),
             }
         };
         let passive = QueueDeclareOptions::durable().passive();
-        let now = self.within(what, channel.queue_declare(short(queue)?, passive, FieldTable::default())).await?;
+        let declare = lent.channel.queue_declare(short(queue)?, passive, FieldTable::default());
+        let now = self.within(what, declare).await?;
         let put = if now.message_count() == 0 && now.consumer_count() == 0 {
             let properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
-            self.publish_one(&channel, ("", queue), b"", properties).await.map(|_| ())
+            self.publish_one(&lent.channel, ("", queue), b"", properties).await.map(|_| ())
         } else {
             Ok(())
         };
-        let delete = channel.queue_delete(short(&lock)?, QueueDeleteOptions::default());
-        self.within(what, delete).await?;
-        close(&channel).await;
+        lent.close().await;
         put
     }
 
@@ -102,7 +137,8 @@ impl Shared {
         let what = || format!("reading queue {queue}");
         let until = Instant::now() + self.config.request_timeout();
         loop {
-            let channel = self.confirming_channel().await?;
+            let lent = Lent { channel: self.confirming_channel().await?, lock: None };
+            let channel = &lent.channel;
             let passive = QueueDeclareOptions::durable().passive();
             let declared = channel.queue_declare(short(queue)?, passive, FieldTable::default()).await;
             let there = match declared {
@@ -111,7 +147,7 @@ impl Shared {
                 Err(e) => return Err(sort(what(), &e)),
             };
             if !there {
-                close(&channel).await;
+                lent.close().await;
                 return Ok(None);
             }
             self.within(what, channel.basic_qos(8, BasicQosOptions::default())).await?;
@@ -120,10 +156,10 @@ impl Shared {
             let mut consumer = self.within(what, consume).await?;
             match tokio::time::timeout(IN_LINE, consumer.next()).await {
                 Ok(Some(Ok(delivery))) => {
-                    return Ok(Some(Held { queue: queue.to_owned(), channel, _consumer: consumer, delivery }));
+                    return Ok(Some(Held { queue: queue.to_owned(), lent, _consumer: consumer, delivery }));
                 }
                 Ok(Some(Err(e))) => return Err(sort(what(), &e)),
-                Ok(None) | Err(_) => close(&channel).await,
+                Ok(None) | Err(_) => lent.close().await,
             }
             if Instant::now() > until {
                 return Err(SinkError::Unavailable { what: what(), why: "somebody else holds its message".to_owned() });
@@ -143,7 +179,7 @@ impl Shared {
     pub(super) async fn put(&self, held: Held, value: &[u8]) -> Result<(), SinkError> {
         let what = || format!("writing queue {}", held.queue);
         let properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
-        if !self.publish_one(&held.channel, ("", &held.queue), value, properties).await? {
+        if !self.publish_one(&held.lent.channel, ("", &held.queue), value, properties).await? {
             return Err(SinkError::Unavailable { what: what(), why: "the queue was deleted".to_owned() });
         }
         self.within(what, held.delivery.acker.ack(BasicAckOptions::default())).await?;

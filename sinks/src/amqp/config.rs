@@ -35,6 +35,10 @@ pub struct AmqpConfig {
     pub window: u32,
     /// Bound of the memory for records on their way, for each MDT, at least 1 MiB: payload, key and 700 bytes a message.
     pub memory_bytes: usize,
+    /// Most records of one MDT that are published and that State does not tell of yet, 1,000 to 10,000,000: a start
+    /// publishes them again. State is written at least every `clear.state_fresh`, and as soon as the publisher waits
+    /// for it.
+    pub most_repeated: u32,
     /// Records in one message, 1 to 10,000; above 1 all groups have to unpack them.
     pub records_per_message: u32,
     /// Groups whose members cannot answer: the broker's confirm that their queue has a record is their
@@ -74,6 +78,7 @@ impl Default for AmqpConfig {
             own_prefix: "clbridge".to_owned(),
             window: 1000,
             memory_bytes: 64 << 20,
+            most_repeated: 100_000,
             records_per_message: 1,
             confirm_groups: Vec::new(),
             shards: BTreeMap::new(),
@@ -108,6 +113,7 @@ impl AmqpConfig {
         for (key, value, from, to) in [
             ("window", u64::from(self.window), 1, 65_536),
             ("memory_bytes", self.memory_bytes as u64, 1 << 20, 1 << 40),
+            ("most_repeated", u64::from(self.most_repeated), 1_000, 10_000_000),
             ("records_per_message", u64::from(self.records_per_message), 1, 10_000),
             ("prefetch", u64::from(self.prefetch), 1, 65_535),
             ("delivery_limit", u64::from(self.delivery_limit), 1_000_000, u64::from(u32::MAX) / 2),
@@ -155,7 +161,11 @@ impl AmqpConfig {
     }
 
     fn parsed(&self) -> Result<AMQPUri, SinkError> {
-        self.uri.parse::<AMQPUri>().or_else(|e| wrong("uri", &e, "write amqp://USER@HOST:PORT/VHOST"))
+        self.uri.parse::<AMQPUri>().or_else(|e| {
+            // Some of the parser's errors repeat the address, which may hold a password.
+            let why = if e.contains(&self.uri) { "is no URL with a host" } else { &e };
+            wrong("uri", why, "write amqp://USER@HOST:PORT/VHOST")
+        })
     }
 
     /// The address with everything that is set for it; reads the password.
@@ -184,8 +194,9 @@ impl AmqpConfig {
         Ok(OwnedTLSConfig { identity, cert_chain })
     }
 
-    /// Where the broker is, without a password, for errors.
-    pub(super) fn place(&self) -> String {
+    /// Where the broker is, for people: without user and password.
+    #[must_use]
+    pub fn place(&self) -> String {
         self.parsed().map_or_else(
             |_| "the broker".to_owned(),
             |uri| format!("{}:{} vhost {}", uri.authority.host, uri.authority.port, uri.vhost),
@@ -236,6 +247,7 @@ mod tests {
     fn a_setting_that_is_not_possible_is_an_error_that_names_its_key() {
         assert!(told(|c| c.window = 0).contains("amqp.window"));
         assert!(told(|c| c.memory_bytes = 10).contains("amqp.memory_bytes"));
+        assert!(told(|c| c.most_repeated = 999).contains("amqp.most_repeated"));
         assert!(told(|c| c.delivery_limit = 20).contains("amqp.delivery_limit"));
         assert!(told(|c| c.own_prefix = "lustre".into()).contains("amqp.own_prefix"));
         assert!(told(|c| c.external = true).contains("amqp.external"));
@@ -247,6 +259,19 @@ mod tests {
             told(|c| (c.shards, c.records_per_message) = ([("g".into(), 4)].into(), 10))
                 .contains("records_per_message")
         );
+    }
+
+    #[test]
+    fn an_address_is_never_shown_with_its_password() {
+        let config = AmqpConfig { uri: "amqps://bridge:s3cret@h:5671/v".into(), ..AmqpConfig::default() };
+        assert_eq!(config.place(), "h:5671 vhost v");
+        for uri in
+            ["bridge:s3cret@h:5671", "http://bridge:s3cret@h/v", "amqp://bridge:s3cret@h:no-port/v", "amqp://s3cret@"]
+        {
+            let told = told(|c| c.uri = uri.into());
+            assert!(told.contains("amqp.uri") && !told.contains("s3cret"), "{told}");
+            assert_eq!(AmqpConfig { uri: uri.into(), ..AmqpConfig::default() }.place(), "the broker");
+        }
     }
 
     #[test]

@@ -136,6 +136,8 @@ impl Keeper {
         let (mut answered, mut told, mut seq) = (0u64, 0u64, 0u64);
         let mut tick = interval(self.every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // One of this life's States has come back.
+        let mut begun = false;
         let mut events = Box::pin(self.records.events_listener());
         loop {
             if writing.is_none() {
@@ -167,7 +169,10 @@ impl Keeper {
                     Some(Ok(d)) => {
                         let id = d.properties.message_id().as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default();
                         match &mut writing {
-                            Some(w) if w.id == id => w.back = Some(d.delivery_tag),
+                            Some(w) if w.id == id => (w.back, begun) = (Some(d.delivery_tag), true),
+                            // What a writer had on its way when it died may come some time after its death; it has
+                            // never heard of it, so nothing followed from it. It is gone with the State before it.
+                            _ if !begun => tracing::debug!(mdt = %self.life.mdt, id, "a dead writer's State came late"),
                             _ => return Some(Death::Fenced(owner(&d))),
                         }
                     }

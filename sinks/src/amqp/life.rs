@@ -9,7 +9,7 @@ use std::time::Duration;
 use clbridge_schemas::ids::MdtName;
 use lapin::types::ShortString;
 
-use super::answers::{Answered, Fold, Ignored, RANGES_MAX_BYTES};
+use super::answers::{Fold, Ignored, RANGES_MAX_BYTES};
 use super::registry::Member;
 use crate::error::SinkError;
 use crate::topic::Topic;
@@ -129,11 +129,11 @@ impl Life {
         self.routes_version.fetch_add(1, Ordering::SeqCst);
         let mut fold = topic.fold();
         let end = fold.end;
-        let floor = fold.groups.entry(group.to_owned()).or_insert_with(|| Answered::from_slot(end)).floor;
+        let floor = fold.member(group, member.life, end).floor;
         drop(fold);
         // Its first position is written elsewhere and counts at once, not only when State tells it.
         if let Some(confirmed) = lock(&self.confirmed).get_mut(usize::from(topic.topic.ix.0)) {
-            confirmed.groups.entry(group.to_owned()).or_insert_with(|| Answered::from_slot(floor));
+            confirmed.member(group, member.life, floor);
         }
         self.dirty.store(true, Ordering::Release);
         floor

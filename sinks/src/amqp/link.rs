@@ -1,7 +1,7 @@
 //! Connections and channels, and what an error on one of them means.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
@@ -13,6 +13,8 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProper
 use super::Shared;
 use crate::error::SinkError;
 
+/// How long a message that was refused waits for its next attempt.
+const REFUSED: Duration = Duration::from_millis(50);
 /// A persistent message.
 pub(super) const PERSISTENT: u8 = 2;
 
@@ -61,7 +63,9 @@ impl Shared {
         Ok(channel)
     }
 
-    /// Publishes one message and waits until the broker has confirmed it. False if no queue took it.
+    /// Publishes one message and waits until the broker has confirmed it. False if no queue took it. It may go out more
+    /// than once: RabbitMQ shows a quorum queue that somebody else is just making before it can take anything, and refuses
+    /// what is published to it until then.
     pub(super) async fn publish_one(
         &self,
         channel: &Channel,
@@ -71,13 +75,18 @@ impl Shared {
     ) -> Result<bool, SinkError> {
         let what = || format!("publishing to {key}");
         let options = BasicPublishOptions { mandatory: true, immediate: false };
-        let (exchange, key) = (short(exchange)?, short(key)?);
-        let confirm = async { channel.basic_publish(exchange, key.clone(), options, body, properties).await?.await };
-        match self.within(what, confirm).await? {
-            Confirmation::Ack(None) => Ok(true),
-            Confirmation::Ack(Some(_)) => Ok(false),
-            Confirmation::Nack(_) | Confirmation::NotRequested => {
-                Err(SinkError::Unavailable { what: what(), why: "the broker refused the message".to_owned() })
+        let (to, by) = (short(exchange)?, short(key)?);
+        let until = Instant::now() + self.config.request_timeout();
+        loop {
+            let publish = channel.basic_publish(to.clone(), by.clone(), options, body, properties.clone());
+            match self.within(what, async { publish.await?.await }).await? {
+                Confirmation::Ack(None) => return Ok(true),
+                Confirmation::Ack(Some(_)) => return Ok(false),
+                Confirmation::Nack(_) if Instant::now() < until => tokio::time::sleep(REFUSED).await,
+                Confirmation::Nack(_) | Confirmation::NotRequested => {
+                    let why = "the broker refused the message".to_owned();
+                    return Err(SinkError::Unavailable { what: what(), why });
+                }
             }
         }
     }

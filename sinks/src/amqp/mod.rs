@@ -9,6 +9,7 @@ mod answers;
 mod cell;
 mod config;
 mod consume;
+mod erase;
 mod label;
 mod lease;
 mod life;
@@ -17,6 +18,7 @@ mod progress;
 mod publish;
 mod recover;
 mod registry;
+mod standing;
 mod topology;
 
 use std::collections::BTreeMap;
@@ -50,6 +52,8 @@ struct Shared {
     making: tokio::sync::Mutex<()>,
     /// The MDTs that this process publishes.
     lives: std::sync::Mutex<BTreeMap<MdtName, Weak<Life>>>,
+    /// Groups that stand still.
+    standing: std::sync::Mutex<standing::Standing>,
 }
 
 impl AmqpSink {
@@ -59,7 +63,13 @@ impl AmqpSink {
     /// [`SinkError::Mismatch`] for a setting that is not possible, named.
     pub fn new(config: AmqpConfig) -> Result<Self, SinkError> {
         config.check()?;
-        let shared = Shared { config, desk: Default::default(), making: Default::default(), lives: Default::default() };
+        let shared = Shared {
+            config,
+            desk: Default::default(),
+            making: Default::default(),
+            lives: Default::default(),
+            standing: Default::default(),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 

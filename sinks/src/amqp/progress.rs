@@ -3,7 +3,8 @@
 //! The broker cannot tell what a group has finished: only answers that a confirmed State tells of count. Of an MDT that
 //! this very process publishes, that State is known; of others the copy of State that anybody may read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use clbridge_schemas::ids::MdtName;
@@ -11,12 +12,14 @@ use futures_util::StreamExt as _;
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 
+use super::answers::Answered;
 use super::config::AmqpConfig;
 use super::lease::{Envelope, JOIN, Join};
 use super::life::lock;
 use super::link::{close, short, sort};
 use super::registry::{Directory, Member};
-use super::topology::group_queues;
+use super::standing::LONGEST;
+use super::topology::{group_queues, new_life};
 use super::{AmqpSink, Shared};
 use crate::error::SinkError;
 use crate::registry::{Registry, StartAt};
@@ -29,10 +32,12 @@ const REPLIES: &str = "amq.rabbitmq.reply-to";
 impl Shared {
     async fn progress(&self, groups: &[String], topics: &[Topic]) -> Result<Progress, SinkError> {
         let mut progress = Progress::default();
+        let until = Instant::now() + LONGEST;
         let mut directory: Option<Directory> = None;
         let mut envelopes: BTreeMap<&MdtName, Option<Envelope>> = BTreeMap::new();
         for topic in topics {
             let alive = lock(&self.lives).get(&topic.mdt).and_then(std::sync::Weak::upgrade);
+            let lives = alive.is_some();
             let (id, fold, members) = match alive.and_then(|life| life.confirmed(&topic.name)) {
                 Some(fold) => (topic.id.clone(), fold, BTreeMap::new()),
                 None => {
@@ -53,12 +58,24 @@ impl Shared {
                 }
             };
             let position = |group: &String| {
-                let answered = fold.groups.get(group).map(|g| fold.position(g.floor));
+                let same = |g: &&Answered| members.get(group).is_none_or(|m: &Member| m.life <= g.life);
+                let answered = fold.groups.get(group).filter(same).map(|g| fold.position(g.floor));
                 answered.or_else(|| members.get(group).map(|m| m.first))
             };
             let end = groups.iter().filter_map(position).fold(fold.position(fold.known_end()), u64::max);
+            let mut drained = BTreeSet::new();
+            for group in groups.iter().filter(|g| lives && !self.config.kind_of(g).0) {
+                let behind = fold.groups.get(group).filter(|g| g.floor < fold.known_end());
+                if let Some(answered) = behind
+                    && self.is_drained(&topic.name, group, answered, until).await
+                {
+                    drained.insert(group.clone());
+                }
+            }
             let groups = groups.iter().map(|g| (g.clone(), vec![position(g)])).collect();
-            progress.topics.insert(topic.name.clone(), TopicProgress { low: vec![0], end: vec![end], id, groups });
+            progress
+                .topics
+                .insert(topic.name.clone(), TopicProgress { low: vec![0], end: vec![end], id, groups, drained });
         }
         Ok(progress)
     }
@@ -91,9 +108,17 @@ impl Shared {
                 hint: format!("`clbridge reset {}` publishes what the MDT still has into a new one", topic.mdt),
             });
         };
-        let known = entry.groups.get(group).cloned();
+        let mut known = entry.groups.get(group).cloned();
+        if let Some(member) = known.as_ref().filter(|m| m.removed)
+            && !self.has_queues(&topic.name, group, member).await?
+        {
+            // It was removed, and its queue deleted: nothing of it is left, and it begins anew.
+            known = None;
+        }
         let (confirm, shards) = self.config.kind_of(group);
-        let mut member = known.clone().unwrap_or(Member { first: 0, confirm, shards });
+        let new = || Member { first: 0, confirm, shards, life: new_life(), removed: false };
+        let mut member = known.clone().unwrap_or_else(new);
+        let comes_back = std::mem::take(&mut member.removed);
         // Also of a group that is known: its queue may have been deleted, and it must be there from here on.
         self.make_group_queues(&topic.mdt, topic.feed.as_deref(), &topic.name, group, &member).await?;
         let request = Join { topic: topic.name.clone(), group: group.to_owned(), member: member.clone() };
@@ -105,12 +130,18 @@ impl Shared {
                 let envelope = self.peek(&topic.mdt).await?;
                 let fold = envelope.and_then(|mut e| e.topics.remove(&topic.name)).map(|kept| kept.fold);
                 let fold = fold.unwrap_or_default();
-                let answered = fold.groups.get(group).map(|g| fold.position(g.floor));
+                let answered = fold.groups.get(group).filter(|g| g.life >= member.life);
+                let answered = answered.map(|g| fold.position(g.floor));
                 answered.or(known.as_ref().map(|m| m.first)).unwrap_or_else(|| fold.position(fold.end))
             }
         };
         if known.is_some() {
-            held.release().await;
+            if comes_back {
+                entry.groups.insert(group.to_owned(), member);
+                self.close_directory(held, directory).await?;
+            } else {
+                held.release().await;
+            }
             return Ok(vec![Some(first)]);
         }
         if from == StartAt::Oldest && first > 0 {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clbridge_schemas::ids::MdtName;
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -12,7 +12,7 @@ use lapin::{BasicProperties, Channel, Consumer};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::Shared;
-use super::answers::{Answered, Fold};
+use super::answers::Fold;
 use super::config::AmqpConfig;
 use super::label::stem;
 use super::lease::{ANSWERS_PREFETCH, CLAIM, Envelope, Keeper};
@@ -114,7 +114,13 @@ impl Shared {
         let mut lease = self.consume(channel, &queue, false).await?;
         loop {
             match tokio::time::timeout(CLAIM_EVERY, lease.next()).await {
-                Ok(Some(Ok(state))) => {
+                Ok(Some(Ok(mut state))) => {
+                    // Who died with a State and the one before it in its hands leaves both, and both come at once: the
+                    // last one counts. The answer to this comes behind them.
+                    self.within(what, channel.basic_qos(64, BasicQosOptions::default())).await?;
+                    while let Some(Some(newer)) = lease.next().now_or_never() {
+                        state = newer.map_err(|e| super::link::sort(what(), &e))?;
+                    }
                     super::link::close(&claims).await;
                     return Ok((lease, state));
                 }
@@ -165,7 +171,7 @@ impl Shared {
             fold.groups.retain(|group, _| members.contains_key(group));
             for (group, member) in &members {
                 let first = Fold::slot(member.first);
-                fold.groups.entry(group.clone()).or_insert_with(|| Answered::from_slot(first));
+                fold.member(group, member.life, first);
             }
             for r in state.iter().flat_map(|s| &s.retractions) {
                 fold.retract(r);

@@ -46,6 +46,13 @@ pub(super) struct Member {
     /// Number of queues over which its records are spread; 0: one queue.
     #[serde(default)]
     pub(super) shards: u32,
+    /// Rises above that of an earlier group of the same name, of which nothing counts.
+    #[serde(default)]
+    pub(super) life: u64,
+    /// An operator has removed the group: when its queues are gone too, it is forgotten. Until then it goes on where it
+    /// was if it is added again.
+    #[serde(default)]
+    pub(super) removed: bool,
 }
 
 impl Shared {
@@ -61,10 +68,24 @@ impl Shared {
         let queue = self.config.registry_queue();
         let held = self.hold(&queue).await?;
         let mut registry: Registry = understood(&queue, Some(held.value()))?.unwrap_or_default();
+        let mut gone: Vec<String> = registry.groups.keys().cloned().collect();
         change(&mut registry);
+        gone.retain(|group| !registry.groups.contains_key(group));
         registry.version += 1;
         self.put(held, &written(&queue, &registry)?).await?;
+        if !gone.is_empty() {
+            self.note_removed(&gone).await?;
+        }
         Ok(registry)
+    }
+
+    /// These groups are not registered any more.
+    async fn note_removed(&self, gone: &[String]) -> Result<(), SinkError> {
+        let (held, mut directory) = self.open_directory().await?;
+        for entry in directory.topics.values_mut() {
+            entry.groups.iter_mut().filter(|(group, _)| gone.contains(group)).for_each(|(_, m)| m.removed = true);
+        }
+        self.close_directory(held, directory).await
     }
 
     /// Reads the directory.

@@ -133,10 +133,18 @@ impl Shared {
                 });
             }
             self.make_exchange(&exchange, ExchangeKind::Topic).await?;
+            let mut forgotten = Vec::new();
             for (group, member) in &mut entry.groups {
+                if member.removed {
+                    if !self.has_queues(&name, group, member).await? {
+                        forgotten.push(group.clone());
+                    }
+                    continue;
+                }
                 self.follow_settings(&name, group, member).await?;
                 self.make_group_queues(&spec.mdt, spec.feed.as_deref(), &name, group, member).await?;
             }
+            entry.groups.retain(|group, _| !forgotten.contains(group));
             topics.push(Topic {
                 ix: TopicIx(ix),
                 name,
@@ -297,6 +305,16 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether any of a group's queues is there.
+    pub(super) async fn has_queues(&self, topic: &str, group: &str, member: &Member) -> Result<bool, SinkError> {
+        for queue in group_queues(topic, group, member.shards) {
+            if self.look(&queue).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Messages that are ready and consumers of a queue; `None` if it does not exist.
     pub(super) async fn look(&self, queue: &str) -> Result<Option<(u32, u32)>, SinkError> {
         let channel = self.channel().await?;
@@ -314,6 +332,11 @@ impl Shared {
 
 /// An identity that no other life of a topic has.
 fn new_id() -> String {
+    format!("{:x}-{:x}", new_life(), std::process::id())
+}
+
+/// A number that no other life of a group has.
+pub(super) fn new_life() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{:x}-{:x}", now.as_nanos(), std::process::id())
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -78,7 +78,8 @@ impl Codec {
         [Self::Null, Self::Deflate, Self::Zstd].into_iter().find(|c| c.avro_name().as_bytes() == name)
     }
 
-    fn pack(self, records: Vec<u8>) -> io::Result<Vec<u8>> {
+    /// The content of a block of records whose bodies these are.
+    pub(super) fn pack(self, records: Vec<u8>) -> io::Result<Vec<u8>> {
         match self {
             Self::Null => Ok(records),
             Self::Deflate => {
@@ -123,14 +124,13 @@ pub(super) fn header(
     Ok((out, sync))
 }
 
-/// A block, as it is written.
-pub(super) fn block(codec: Codec, sync: &[u8; SYNC], count: u64, records: Vec<u8>) -> io::Result<Vec<u8>> {
-    let packed = codec.pack(records)?;
-    let mut out = Vec::with_capacity(packed.len() + SYNC + 20);
+/// A block, as it is written; `content` as [`Codec::pack`] gave it.
+pub(super) fn block(sync: &[u8; SYNC], count: u64, content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(content.len() + SYNC + 20);
     long(count as i64, &mut out);
-    bytes(&packed, &mut out);
+    bytes(content, &mut out);
     out.extend_from_slice(sync);
-    Ok(out)
+    out
 }
 
 /// Reads a file's header; `None` if it is not whole, and the reason if it is none of ours.

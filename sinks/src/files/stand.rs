@@ -90,10 +90,11 @@ impl Shared {
     pub(super) fn stand(&self, mdt: &MdtName) -> Result<Option<Stand>, SinkError> {
         let path = self.state_file(mdt);
         let found = match slots::read(&path) {
-            // A start that was cut off in the middle has left the file before.
-            Err(e) => match slots::read(&self.state_before(mdt)) {
-                Ok(Some(before)) => Some(before),
-                _ => return Err(e),
+            // A start replaces the file, or was cut off in the middle of it: the file before counts.
+            Err(_) => match slots::read(&self.state_before(mdt))? {
+                Some(before) => Some(before),
+                // By now the start has ended.
+                None => slots::read(&path)?,
             },
             Ok(found) => found,
         };

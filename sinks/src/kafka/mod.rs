@@ -24,8 +24,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use clbridge_schemas::ids::{MdtName, RecordId};
-use rdkafka::admin::AdminClient;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use tokio::runtime::Handle;
 
 pub use config::{Delivery, KafkaConfig};
 
@@ -46,7 +47,8 @@ pub struct KafkaSink {
 /// What all uses of the cluster share. Its functions block and are called on tokio's blocking threads.
 struct Shared {
     config: KafkaConfig,
-    admin: AdminClient<Quiet>,
+    /// The client of the older Admin calls; made anew when an answer did not come.
+    admin: Mutex<Arc<AdminClient<Quiet>>>,
     /// The client of the newer Admin calls; made anew when it has an old idea of where a coordinator or a leader is.
     asker: Mutex<Option<Arc<Admin>>>,
     /// One reader for all reading at positions; whoever needs it while it is lent makes another.
@@ -60,7 +62,7 @@ impl KafkaSink {
     /// [`SinkError::Mismatch`] for a setting that is not possible, named.
     pub fn new(config: KafkaConfig) -> Result<Self, SinkError> {
         config.check()?;
-        let admin = config.client()?.create_with_context(Quiet).map_err(|e| client_error(&config, &e))?;
+        let admin = Mutex::new(admin_of(&config)?);
         Ok(Self { shared: Arc::new(Shared { config, admin, asker: Mutex::new(None), reader: Mutex::new(None) }) })
     }
 
@@ -78,6 +80,10 @@ impl KafkaSink {
         let shared = Arc::clone(&self.shared);
         blocking(move || f(&shared)).await
     }
+}
+
+fn admin_of(config: &KafkaConfig) -> Result<Arc<AdminClient<Quiet>>, SinkError> {
+    config.client()?.create_with_context(Quiet).map(Arc::new).map_err(|e| client_error(config, &e))
 }
 
 /// Runs `f` on a thread that may block; a panic in it is the caller's.
@@ -128,6 +134,33 @@ impl Shared {
                 answer => return Ok(answer),
             }
         }
+    }
+
+    fn admin(&self) -> Arc<AdminClient<Quiet>> {
+        Arc::clone(&self.admin.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks by one of the crate's Admin calls; the caller is on a thread that may block. They go to the broker that was
+    /// last told to be the controller, which a handle believes for minutes, dead or not: after an answer that did not
+    /// come the next question is asked by a new one.
+    fn wait<T>(
+        &self,
+        what: &str,
+        call: impl AsyncFnOnce(&AdminClient<Quiet>, &AdminOptions) -> KafkaResult<T>,
+    ) -> Result<T, SinkError> {
+        let (asked, longest) = (self.admin(), Some(self.config.request_timeout()));
+        let options = AdminOptions::new().request_timeout(longest).operation_timeout(longest);
+        let answer = Handle::current().block_on(call(&asked, &options));
+        if let Err(KafkaError::AdminOp(code)) = &answer
+            && silent(*code)
+        {
+            let new = admin_of(&self.config)?;
+            let mut admin = self.admin.lock().unwrap_or_else(PoisonError::into_inner);
+            if Arc::ptr_eq(&admin, &asked) {
+                *admin = new;
+            }
+        }
+        answer.map_err(|e| sort_kafka(what, e))
     }
 
     /// The next question is asked by another handle, unless that is so already.

@@ -37,7 +37,7 @@ impl Shared {
                     low: vec![0; d.partitions as usize],
                     end: vec![0; d.partitions as usize],
                     id: d.id,
-                    groups: BTreeMap::new(),
+                    ..TopicProgress::default()
                 },
             );
         }

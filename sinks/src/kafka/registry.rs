@@ -1,7 +1,7 @@
 //! The registry of groups in its compacted topic. A change takes a fence of its own, so two changes at once are made
 //! one after the other and neither is lost.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::native::{Arena, Producer, Where};
 use super::{KafkaSink, Shared, sort, sort_kafka};
@@ -77,6 +77,7 @@ impl KafkaSink {
         &self,
         change: &mut (dyn for<'r> FnMut(&'r mut Registry) + Send),
     ) -> Result<Registry, SinkError> {
+        let until = Instant::now() + Duration::from_millis(self.shared.config.request_timeout_ms.into());
         for attempt in 0..ATTEMPTS {
             let (producer, mut registry) = match self.blocking(Shared::open_registry).await {
                 Ok(opened) => opened,
@@ -87,8 +88,13 @@ impl KafkaSink {
             change(&mut registry);
             registry.version += 1;
             let candidate = registry.clone();
-            if self.blocking(move |s| s.write_registry(&producer, &candidate)).await? {
-                return Ok(registry);
+            match self.blocking(move |s| s.write_registry(&producer, &candidate)).await {
+                Ok(true) => return Ok(registry),
+                Ok(false) => {}
+                // Nobody knows whether it was written: a coordinator that is fencing this writer may answer its commit with
+                // an unknown error. The next fence settles it, and a change that is made twice says the same.
+                Err(SinkError::Unavailable { .. }) if Instant::now() < until => {}
+                Err(e) => return Err(e),
             }
             // Two writers must not fence each other in step for ever.
             let spread = u64::from(std::process::id().wrapping_mul(attempt + 1) % 50);

@@ -1,12 +1,10 @@
 //! Topics: made as they must be, or checked and refused. Nothing here changes a setting or widens a topic that exists.
 
-use std::future::Future;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::TopicPartitionList;
-use rdkafka::admin::{AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
-use tokio::runtime::Handle;
+use rdkafka::admin::{NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::error::RDKafkaErrorCode;
 
 use super::native::{Described, Where, positions};
 use super::{Shared, sort, sort_kafka};
@@ -195,7 +193,7 @@ impl Shared {
     fn describe_mock(&self, name: &str) -> Result<Described, SinkError> {
         let what = || format!("describing topic {name}");
         let metadata = self
-            .admin
+            .admin()
             .inner()
             .fetch_metadata(Some(name), self.config.request_timeout())
             .map_err(|e| sort_kafka(what(), e))?;
@@ -227,7 +225,7 @@ impl Shared {
         if let Some(n) = &min_insync {
             topic = topic.set("min.insync.replicas", n);
         }
-        let answer = self.wait(&what(), self.admin.create_topics([&topic], &self.options()))?;
+        let answer = self.wait(&what(), async |admin, options| admin.create_topics([&topic], options).await)?;
         let mut created = true;
         for one in answer {
             match one {
@@ -260,7 +258,7 @@ impl Shared {
         }
         let what = format!("reading the settings of topic {name}");
         let asked = [ResourceSpecifier::Topic(name)];
-        let mut answer = self.wait(&what, self.admin.describe_configs(&asked, &self.options()))?;
+        let mut answer = self.wait(&what, async |admin, options| admin.describe_configs(&asked, options).await)?;
         let settings = match answer.pop() {
             Some(Ok(r)) => r,
             Some(Err(code)) => {
@@ -316,7 +314,7 @@ impl Shared {
         }
         let what = format!("trimming {}", topic.name);
         let list: TopicPartitionList = positions(&limits).map_err(|e| sort(what.as_str(), &e))?;
-        let answer = self.wait(&what, self.admin.delete_records(&list, &self.options()))?;
+        let answer = self.wait(&what, async |admin, options| admin.delete_records(&list, options).await)?;
         let mut lows = lows;
         for e in answer.elements() {
             e.error().map_err(|e| sort_kafka(what.as_str(), e))?;
@@ -343,16 +341,5 @@ impl Shared {
             }
         }
         Ok(first)
-    }
-
-    pub(super) fn options(&self) -> AdminOptions {
-        AdminOptions::new()
-            .request_timeout(Some(self.config.request_timeout()))
-            .operation_timeout(Some(self.config.request_timeout()))
-    }
-
-    /// Waits for one of the crate's Admin calls; the caller is on a thread that may block.
-    pub(super) fn wait<T>(&self, what: &str, call: impl Future<Output = KafkaResult<T>>) -> Result<T, SinkError> {
-        Handle::current().block_on(call).map_err(|e| sort_kafka(what, e))
     }
 }

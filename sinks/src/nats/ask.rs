@@ -2,7 +2,7 @@
 //! answered by the stream's leader, so what is not there is not there.
 
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::stream::RawMessage;
+use async_nats::jetstream::stream::{DeleteStatus, RawMessage};
 use async_nats::jetstream::{ErrorCode, consumer, message::StreamMessage, publish::PublishAck, stream};
 use async_nats::{HeaderMap, Request, RequestErrorKind, header};
 use bytes::Bytes;
@@ -55,6 +55,13 @@ impl Link {
             },
             Err(e) => Err(refused(what(), &e)),
         }
+    }
+
+    /// Deletes a stream with its consumers; false if there is none of this name.
+    pub(super) async fn delete_stream(&self, name: &str) -> Result<bool, SinkError> {
+        let what = || format!("deleting stream {name}");
+        let answer: Result<DeleteStatus, _> = self.ask(&what, &format!("STREAM.DELETE.{name}"), &json!({})).await?;
+        Ok(missing(what, answer, ErrorCode::STREAM_NOT_FOUND)?.is_some())
     }
 
     /// The names of all streams that hold subjects of this filter.

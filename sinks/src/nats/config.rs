@@ -168,6 +168,12 @@ impl NatsConfig {
         }
     }
 
+    /// Where the servers are, for people: what stands before an `@` in an address (user, password, token) is left out.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.server_list().map(without_login).collect::<Vec<_>>().join(", ")
+    }
+
     /// The servers, one by one.
     pub(super) fn server_list(&self) -> impl Iterator<Item = &str> {
         items(&self.servers)
@@ -205,6 +211,13 @@ impl NatsConfig {
         names.dedup();
         Ok(Some(names))
     }
+}
+
+/// An address without who logs in there. A password that should have been percent-encoded may hold anything, an `@` too.
+fn without_login(server: &str) -> String {
+    let Some((login, address)) = server.rsplit_once('@') else { return server.to_owned() };
+    let scheme = ["nats://", "tls://", "ws://", "wss://"].into_iter().find(|scheme| login.starts_with(scheme));
+    format!("{}{address}", scheme.unwrap_or_default())
 }
 
 fn items(text: &str) -> impl Iterator<Item = &str> {
@@ -248,6 +261,20 @@ mod tests {
             ("group_types.lake", refused(|c| drop(c.group_types.insert("lake".into(), "CREAT,NOPE".into())))),
         ] {
             assert!(told.contains(&format!("nats.{key}:")), "{key}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_place_shows_no_user_password_or_token() {
+        for (servers, shown) in [
+            ("h1:4222, nats://h2:4223", "h1:4222, nats://h2:4223"),
+            ("nats://bridge:s3cret@h:4222", "nats://h:4222"),
+            ("tls://s3cret@h1:4222,bridge:s3cret@h2:4222", "tls://h1:4222, h2:4222"),
+            ("nats://bridge:s3@cret/s3cret@h:4222", "nats://h:4222"),
+            ("bridge:s3cret://s3cret@h", "h"),
+        ] {
+            let place = NatsConfig { servers: servers.into(), ..NatsConfig::default() }.place();
+            assert_eq!(place, shown, "{servers}");
         }
     }
 

@@ -8,12 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use super::topology::time_text;
 
+/// A server that was started again may tell a time of creation that is so much later, nanoseconds: seen were some 100,000.
+const WRITTEN_LATER_NS: i128 = 1_000_000_000;
+
 /// What a consumer was when it was last believed.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Baseline {
     /// When its stream was created.
     pub(super) stream: String,
-    /// When it was created.
+    /// When it was created, nanoseconds since 1970.
     pub(super) created: String,
     /// When the stream was created that keeps what the server says of it.
     pub(super) advisories: String,
@@ -94,7 +97,7 @@ impl Observed {
         if now.stream != was.stream {
             return Some("its stream was deleted and created again".to_owned());
         }
-        if now.created != was.created {
+        if !self.is_same_consumer(was) {
             return Some("its consumer was deleted and created again".to_owned());
         }
         if let Some(fault) = &self.fault {
@@ -153,7 +156,15 @@ impl Observed {
 
     /// Whether it was last believed below the first message that there is now.
     pub(super) fn below_start(&self, was: &Baseline) -> bool {
-        self.low > was.floor.max(was.base) + 1 && self.now.stream == was.stream && self.now.created == was.created
+        self.low > was.floor.max(was.base) + 1 && self.now.stream == was.stream && self.is_same_consumer(was)
+    }
+
+    /// Whether it was created when it was. nats-server 2.9 tells a time of creation, writes a somewhat later one down, and
+    /// tells that one once it was started again.
+    fn is_same_consumer(&self, was: &Baseline) -> bool {
+        let restarted = || self.now.server != was.server;
+        let later = || Some(self.now.created.parse::<i128>().ok()? - was.created.parse::<i128>().ok()?);
+        self.now.created == was.created || restarted() && later().is_some_and(|ns| (0..WRITTEN_LATER_NS).contains(&ns))
     }
 }
 
@@ -238,6 +249,25 @@ mod tests {
         assert_eq!(now.doubt(&was), None);
         now.replicated = true;
         assert!(now.doubt(&was).is_some());
+    }
+
+    #[test]
+    fn an_older_server_tells_a_slightly_later_creation_once_it_was_started_again() {
+        let created = |ns: &str, server: &str| {
+            let mut seen = at(5, 5);
+            (seen.now.created, seen.now.server) = (ns.into(), server.into());
+            seen
+        };
+        let was = created("1764000000000000000", "x").now;
+        assert_eq!(created("1764000000000136000", "y").doubt(&was), None);
+        for (ns, server) in [
+            // the same server; later by a second; earlier
+            ("1764000000000136000", "x"),
+            ("1764000001000000000", "y"),
+            ("1763999999999999999", "y"),
+        ] {
+            assert!(created(ns, server).doubt(&was).is_some(), "{ns} {server}");
+        }
     }
 
     #[test]

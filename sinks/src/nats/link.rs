@@ -40,7 +40,7 @@ pub(super) struct Link {
 impl Link {
     /// Connects.
     pub(super) async fn open(config: &NatsConfig, purpose: &str) -> Result<Self, SinkError> {
-        let what = || format!("connecting to NATS at {}", config.servers);
+        let what = || format!("connecting to NATS at {}", config.place());
         let denied = Arc::new(Mutex::new(None));
         let (count, lost) = watch::channel(0u64);
         let events = Arc::clone(&denied);
@@ -227,7 +227,30 @@ async fn options(config: &NatsConfig) -> Result<ConnectOptions, SinkError> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// What `Link::open` says of a server that cannot be had.
+    async fn told(servers: String) -> String {
+        let config = NatsConfig { servers, request_timeout_ms: 1_000, ..NatsConfig::default() };
+        Link::open(&config, "test").await.err().unwrap().to_string()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_be_reached_is_named_without_the_password_in_its_address() {
+        // A port that was free a moment ago: nothing answers there.
+        let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = held.local_addr().unwrap();
+        drop(held);
+        let told = told(format!("nats://bridge:s3cret@{at}")).await;
+        assert!(told.contains(&at.to_string()) && !told.contains("s3cret") && !told.contains("bridge:"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_cannot_be_understood_is_not_shown_with_its_password() {
+        let told = told("nats://bridge:s3cret@h:no-port".to_owned()).await;
+        assert!(told.contains("nats.servers") && !told.contains("s3cret"), "{told}");
+    }
 
     #[test]
     fn versions_are_compared_as_numbers() {

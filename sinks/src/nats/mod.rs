@@ -10,6 +10,7 @@ mod advisories;
 mod ask;
 mod config;
 mod consume;
+mod erase;
 mod floor;
 mod groups;
 mod link;

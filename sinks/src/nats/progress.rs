@@ -81,7 +81,7 @@ impl Shared {
                 low: vec![low_of(&stream); partitions],
                 end: vec![end_of(&stream); partitions],
                 id: id_of(&stream),
-                groups: BTreeMap::new(),
+                ..TopicProgress::default()
             };
             let settled = {
                 let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

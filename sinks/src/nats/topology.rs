@@ -116,7 +116,7 @@ impl Shared {
             return Ok(());
         }
         Err(SinkError::Mismatch {
-            what: format!("NATS server at {}", self.config.servers),
+            what: format!("NATS server at {}", self.config.place()),
             why: format!("takes messages of {limit} bytes, too little for records of {most}"),
             hint: format!("set max_payload to at least {} in its configuration", most + MESSAGE_OVERHEAD),
         })

@@ -8,7 +8,7 @@ use clbridge_tests::times::times;
 
 fn kill_twenty_times(name: &str, options: &Options, few: u32) {
     // given two MDTs under load that goes on, and batches large enough to have much in flight
-    let mut run = Run::new(name, 2, options);
+    let mut run = Run::busy(name, 2, options);
     run.start();
     run.join("robinhood", &["--log-records"]);
     run.join("lake", &[]);
@@ -25,7 +25,6 @@ fn kill_twenty_times(name: &str, options: &Options, few: u32) {
 }
 
 /// On a sink without batches: each record is durable by itself, as soon as the broker has it.
-#[cfg_attr(not(feature = "other-sinks"), allow(dead_code, reason = "Kafka has tests of its own for it"))]
 pub fn the_bridge_killed_again_and_again(sink: Sink) {
     let options = Options { sink, groups: vec!["robinhood", "lake"], ..Options::default() };
     kill_twenty_times("kills", &options, 8);

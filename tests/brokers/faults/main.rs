@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod broker;
+mod consumers;
 mod groups;
 mod kills;
 mod mdt_crash;
 mod meddling;
-#[cfg(feature = "other-sinks")]
 mod other_sinks;
 mod replicated;
 mod rights;
 mod takeover;
+mod unanswered;

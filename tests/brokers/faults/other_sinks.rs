@@ -2,7 +2,7 @@
 
 use clbridge_tests::sink::Sink;
 
-use super::{broker, kills, mdt_crash, takeover};
+use super::{broker, consumers, kills, mdt_crash, takeover, unanswered};
 
 /// A module of tests for a sink; each test is a body in the room of its fault.
 macro_rules! on {
@@ -36,6 +36,7 @@ on! { nats, super::Sink::Nats;
 }
 
 on! { amqp, super::Sink::Amqp;
+    queue_purged_holds_until_the_group_begins_anew: unanswered::a_purged_queue;
     kills_of_the_bridge_lose_nothing_and_repeat_little: kills::the_bridge_killed_again_and_again;
     broker_killed_and_restarted_loses_nothing: broker::the_broker_killed_and_restarted;
     broker_stalled_under_load_bounds_memory: broker::the_broker_stalled;
@@ -54,6 +55,7 @@ on! { amqp, super::Sink::Amqp;
 
 // Files have no broker that could be killed or stalled.
 on! { files, super::Sink::Files;
+    consume_killed_again_and_again_loses_nothing: consumers::members_killed_again_and_again;
     kills_of_the_bridge_lose_and_double_nothing: kills::the_bridge_killed_again_and_again;
     takeover_when_the_worker_is_killed_or_stopped: takeover::the_worker_killed_or_stopped;
     takeover_at_once_when_the_worker_ends: takeover::the_worker_ended;

@@ -6,7 +6,7 @@
 
 use std::num::NonZeroU64;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use clbridge_schemas::avro;
@@ -17,15 +17,18 @@ use clbridge_sinks::{
     Broker as _, Capabilities, Consumer, GroupObserver, Head, MdtSelection, Position, Recovered, Sink, SinkError,
     StartAt, State, Stored, Subscription, Topic, TopicSpec,
 };
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use lapin::message::Delivery;
 use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
-use crate::ground::{Ground, new_group, variable};
+use crate::ground::{Ground, HANG, new_group, variable};
 
+/// Longer than a broker of this version needs to write down the name of a queue.
+const QUEUE_IS_KNOWN: Duration = Duration::from_secs(10);
 /// The group that sees everything.
 const AUDIT: &str = "audit";
 
@@ -47,7 +50,9 @@ impl Amqp {
             own_prefix: self.own(),
             memory_bytes: self.memory(),
             request_timeout_ms: 60_000,
-            prefetch: 20,
+            // A member that takes everything and answers nothing yet is sent no more than this: sentences about what was
+            // taken and not done take up to 300 records.
+            prefetch: 500,
             ..AmqpConfig::default()
         }
     }
@@ -85,17 +90,16 @@ struct Audited {
 impl Audited {
     /// All messages of the audit group's queue, which get back their places.
     async fn look(&self, topic: &Topic, each: &mut (dyn FnMut(Stored) + Send)) {
-        let connection = Connection::connect(&self.uri, ConnectionProperties::default()).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        let queue = audit_queue(topic);
-        let passive = QueueDeclareOptions::durable().passive();
-        let ready = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await.unwrap();
-        channel.basic_qos(u16::MAX, BasicQosOptions::default()).await.unwrap();
-        let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-        let messages = channel.basic_consume(queue.as_str().into(), "".into(), options, none).await.unwrap();
-        let mut messages = messages.take(ready.message_count() as usize);
-        while let Some(message) = messages.next().await {
-            let message = message.unwrap();
+        let began = Instant::now();
+        // A broker that was just started knows its queues some time before it can read them.
+        let messages = loop {
+            match self.try_look(topic).await {
+                Ok(messages) => break messages,
+                Err(e) => assert!(began.elapsed() < HANG, "{e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        for message in messages {
             let at = position(message.properties.message_id().as_ref().unwrap().as_str());
             let mut head = avro::Head::decode(&message.data).unwrap();
             if let Some(AMQPValue::LongString(text)) =
@@ -105,9 +109,33 @@ impl Audited {
             }
             each(Stored { at, head: Head::of(&head).unwrap() });
         }
-        channel.close(200, "".into()).await.unwrap();
-        connection.close(200, "".into()).await.unwrap();
     }
+
+    async fn try_look(&self, topic: &Topic) -> lapin::Result<Vec<Delivery>> {
+        let connection = Connection::connect(&self.uri, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        let queue = audit_queue(topic);
+        let ready = ready(&channel, &queue).await?;
+        channel.basic_qos(u16::MAX, BasicQosOptions::default()).await?;
+        let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+        let messages = channel.basic_consume(queue.as_str().into(), "".into(), options, none).await?;
+        let messages: Vec<_> = messages.take(ready as usize).try_collect().await?;
+        channel.close(200, "".into()).await?;
+        // They are there again for the next one only some time after the channel is closed.
+        let (channel, began) = (connection.create_channel().await?, Instant::now());
+        while self::ready(&channel, &queue).await? < ready {
+            assert!(began.elapsed() < HANG, "{queue} does not get back what was looked at");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        connection.close(200, "".into()).await?;
+        Ok(messages)
+    }
+}
+
+/// How many messages of a queue nobody has.
+async fn ready(channel: &Channel, queue: &str) -> lapin::Result<u32> {
+    let passive = QueueDeclareOptions::durable().passive();
+    Ok(channel.queue_declare(queue.into(), passive, FieldTable::default()).await?.message_count())
 }
 
 /// The position that a message's id tells: `MDT/FEED:INCARNATION:INDEX[:r0]`.
@@ -270,6 +298,9 @@ impl Ground for Amqp {
     }
 
     fn kill_and_restart(&self) {
+        // RabbitMQ writes the name of a new quorum queue down some seconds later (docs/brokers/amqp.md, "Limits"): one
+        // that is younger when the broker dies is lost with all that it held, and never answers again.
+        std::thread::sleep(QUEUE_IS_KNOWN);
         Self::up("kill9");
         Self::up("restart");
     }

@@ -1,134 +1,19 @@
-//! What only RabbitMQ has: answers, groups that cannot answer, packed records, shards, alarms, and queues that others
-//! meddle with.
+//! What only RabbitMQ has: answers, groups that cannot answer, packed records, shards, and logins.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use clbridge_schemas::ids::{Digest, MdtName};
 use clbridge_sinks::amqp::{AmqpConfig, AmqpSink};
-use clbridge_sinks::{
-    Broker as _, Consumer, GroupObserver as _, Mark, MdtSelection, Message, Position, Publisher, Refused, Retraction,
-    Sink as _, SinkError, StartAt, State, Subscription, Topic,
-};
+use clbridge_sinks::{Batch, GroupObserver as _, Position, Refused, SinkError, StartAt};
 use futures_util::StreamExt as _;
-use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use lapin::options::BasicAckOptions;
 
 use crate::amqp::Amqp;
+use crate::amqp_scene::{Client, Own, own};
 use crate::ground::{
-    HANG, Seen, alone, counts, heads, id, id_in, index_of, message, new_group, new_mdt, payload, retry, shared, spec,
-    take, variable, wait_for,
+    HANG, On, Seen, counts, heads, id, id_in, index_of, message, new_group, payload, retry, take, variable,
 };
-
-/// A published MDT and the sink that publishes it.
-struct Own {
-    sink: AmqpSink,
-    config: AmqpConfig,
-    mdt: MdtName,
-    topic: Topic,
-    publisher: Box<dyn Publisher>,
-    state: State,
-}
-
-async fn own(config: AmqpConfig, groups: &[&str]) -> Own {
-    start(config, new_mdt(), groups).await
-}
-
-async fn start(config: AmqpConfig, mdt: MdtName, groups: &[&str]) -> Own {
-    let sink = AmqpSink::new(config.clone()).unwrap();
-    let topic = sink.prepare(&[spec(&mdt, None)], None).await.unwrap().remove(0);
-    for group in groups {
-        sink.register(group, &topic, StartAt::Newest).await.unwrap();
-    }
-    let recovered = sink.recover(&mdt, std::slice::from_ref(&topic)).await.unwrap();
-    let state = recovered.state.unwrap_or_else(|| State::first(mdt.clone(), "own".to_owned()));
-    Own { sink, config, mdt, topic, publisher: recovered.publisher, state }
-}
-
-impl Own {
-    fn publish(&mut self, ids: impl IntoIterator<Item = clbridge_schemas::ids::RecordId>, seen: &mut Seen) {
-        for id in ids {
-            let payload = payload(&self.mdt, id);
-            let key = format!("[0x200000402:0x{:x}:0x0]", id.index.get() % 97);
-            let m = Message { key: Some(key.as_bytes()), ..message(&self.topic, id, &payload) };
-            retry(&mut *self.publisher, seen, |p| p.publish(&m));
-        }
-    }
-
-    fn seal(&mut self, at: clbridge_schemas::ids::RecordId, seen: &mut Seen) {
-        retry(&mut *self.publisher, seen, |p| p.seal(Some(at), None));
-        wait_for(&mut *self.publisher, seen, |s| s.frontier == Some(at));
-        self.state.number += 1;
-        self.state.frontier = Some(Mark { id: at, digest: Digest(1) });
-        retry(&mut *self.publisher, seen, |p| p.store(&self.state));
-        wait_for(&mut *self.publisher, seen, |s| s.state == Some(self.state.number));
-    }
-
-    fn write(&mut self, range: std::ops::RangeInclusive<u64>) {
-        let (mut seen, end) = (Seen::default(), *range.end());
-        self.publish(range.map(id), &mut seen);
-        self.seal(id(end), &mut seen);
-    }
-
-    async fn floor(&self, group: &str) -> u64 {
-        let of = |p: clbridge_sinks::Progress| p.topics[&self.topic.name].groups[group][0].unwrap();
-        of(self.sink.progress(&[group.to_owned()], std::slice::from_ref(&self.topic)).await.unwrap())
-    }
-
-    /// Waits until a group has everything before this record.
-    async fn reaches(&self, group: &str, next: clbridge_schemas::ids::RecordId, retraction: bool) {
-        let wanted = Position::of_identity(0, next, retraction).unwrap().offset;
-        let began = Instant::now();
-        // (behind record N is the place of a retraction before record N + 1)
-        while self.floor(group).await | 1 < wanted | 1 {
-            assert!(began.elapsed() < HANG, "{} of {wanted}", self.floor(group).await);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    fn member(&self, group: &str) -> Box<dyn Consumer> {
-        let what = Subscription { mdts: MdtSelection::List(vec![self.mdt.clone()]), feed: None };
-        self.sink.consumer(group, &what).unwrap()
-    }
-
-    fn queue(&self, group: &str) -> String {
-        format!("{}:{group}", self.topic.name)
-    }
-}
-
-/// A client of the test's own.
-struct Client {
-    _connection: Connection,
-    channel: Channel,
-    answers: String,
-}
-
-impl Client {
-    async fn new(config: &AmqpConfig) -> Self {
-        let connection = Connection::connect(&config.uri, ConnectionProperties::default()).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-        Self { _connection: connection, channel, answers: format!("{}.answers", config.own_prefix) }
-    }
-
-    async fn consume(&self, queue: &str) -> lapin::Consumer {
-        let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-        self.channel.basic_consume(queue.into(), "".into(), options, none).await.unwrap()
-    }
-
-    async fn answer(&self, of: &Delivery, group: &str, name: &str, body: &str) {
-        let mut headers = FieldTable::default();
-        headers.insert("clb-group".into(), AMQPValue::LongString(group.into()));
-        let properties = BasicProperties::default().with_correlation_id(name.into()).with_headers(headers);
-        let key = of.properties.reply_to().clone().unwrap();
-        let options = BasicPublishOptions { mandatory: true, immediate: false };
-        let sent = self.channel.basic_publish(self.answers.as_str().into(), key, options, body.as_bytes(), properties);
-        assert!(matches!(sent.await.unwrap().await.unwrap(), lapin::Confirmation::Ack(None)));
-    }
-}
 
 async fn until_ignored(own: &Own, wanted: [u64; 3]) {
     let began = Instant::now();
@@ -138,14 +23,9 @@ async fn until_ignored(own: &Own, wanted: [u64; 3]) {
     }
 }
 
-fn ctl(words: &[&str]) {
-    let up = Command::new(variable("CLB_UP")).args(["amqp", "ctl", &variable("AMQP_DIR")]).args(words).status();
-    assert!(up.unwrap().success(), "rabbitmqctl {words:?}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn amqp_answers_for_one_for_a_range_and_for_a_list_count_and_others_do_not() {
-    let _turn = shared().await;
+    let _turn = On::Amqp.shared().await;
     let group = new_group("answers");
     let mut own = own(Amqp::new().config(), &[&group]).await;
     own.write(1..=20);
@@ -172,10 +52,8 @@ async fn amqp_answers_for_one_for_a_range_and_for_a_list_count_and_others_do_not
     client.answer(&first, &group, "", &format!("{}, {}\n{}", name("1:12"), name("1:11"), name("1:10"))).await;
     own.reaches(&group, id(13), false).await;
     // when an MDT crash takes back what was published from 15 on
-    let (mut seen, retracts) = (Seen::default(), Some(Retraction { incarnation: 2, from: 15, to: 20 }));
-    let mark = payload(&own.mdt, id_in(2, 15));
-    let m = Message { retracts, ..message(&own.topic, id_in(2, 15), &mark) };
-    retry(&mut *own.publisher, &mut seen, |p| p.publish(&m));
+    let mut seen = Seen::default();
+    own.retract(2, 15, 20, &mut seen);
     own.publish((15..=18).map(|i| id_in(2, i)), &mut seen);
     own.seal(id_in(2, 18), &mut seen);
     // then what stands still counts, what was taken back no longer, and the retraction wants an answer of its own
@@ -190,17 +68,22 @@ async fn amqp_answers_for_one_for_a_range_and_for_a_list_count_and_others_do_not
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn amqp_what_a_start_finds_of_answers_is_what_the_last_state_told() {
-    let _turn = shared().await;
+    let _turn = On::Amqp.shared().await;
     let group = new_group("kept");
     let mut first = own(Amqp::new().config(), &[&group]).await;
     first.write(1..=50);
+    // given a member that was sent all of them and has done the first thirty
     let mut member = first.member(&group);
-    take(&mut *member, true, |all| counts(all).len() >= 30).await;
+    let (mut done, began) = (0, Instant::now());
+    while done < 30 {
+        let batch = member.next(30 - done, Duration::from_millis(500)).await.unwrap();
+        member.done(&batch).await.unwrap();
+        done += batch.records.len();
+        assert!(began.elapsed() < HANG, "only {done} records came");
+    }
     first.reaches(&group, id(31), false).await;
-    let (config, mdt) = (first.config.clone(), first.mdt.clone());
-    drop(first);
     // when another process starts, then it knows, and what was answered meanwhile comes to it
-    let second = start(config, mdt, &[]).await;
+    let second = first.again().await;
     second.reaches(&group, id(31), false).await;
     take(&mut *member, true, |all| counts(all).contains_key(&50)).await;
     second.reaches(&group, id(51), false).await;
@@ -208,7 +91,7 @@ async fn amqp_what_a_start_finds_of_answers_is_what_the_last_state_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn amqp_a_record_that_is_acknowledged_without_an_answer_holds_its_group() {
-    let _turn = shared().await;
+    let _turn = On::Amqp.shared().await;
     let group = new_group("silent");
     let mut own = own(Amqp::new().config(), &[&group]).await;
     own.write(1..=10);
@@ -229,7 +112,7 @@ async fn amqp_a_record_that_is_acknowledged_without_an_answer_holds_its_group() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn amqp_a_group_that_cannot_answer_acknowledges_by_the_confirm_of_its_queue() {
-    let _turn = shared().await;
+    let _turn = On::Amqp.shared().await;
     let (group, other) = (new_group("dumb"), new_group("speaks"));
     let config = AmqpConfig { confirm_groups: vec![group.clone()], ..Amqp::new().config() };
     // alone, and beside one that answers
@@ -249,14 +132,19 @@ async fn amqp_a_group_that_cannot_answer_acknowledges_by_the_confirm_of_its_queu
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn amqp_packed_records_come_one_by_one_and_are_answered_together() {
-    let _turn = shared().await;
+    let _turn = On::Amqp.shared().await;
     let group = new_group("packed");
     let config = AmqpConfig { records_per_message: 100, ..Amqp::new().config() };
     let mut own = own(config, &[&group]).await;
     own.write(1..=1030);
     let mut member = own.member(&group);
     // a message of which a part is done is not answered
-    let part = member.next(150, Duration::from_secs(10)).await.unwrap();
+    let mut part = Batch::default();
+    while part.records.len() < 150 {
+        let more = member.next(150 - part.records.len(), Duration::from_secs(10)).await.unwrap();
+        assert!(!more.records.is_empty(), "{} records came", part.records.len());
+        part.records.extend(more.records);
+    }
     assert_eq!(heads(&part).iter().map(|(_, s)| index_of(s)).collect::<Vec<_>>(), (1..=150).collect::<Vec<_>>());
     member.done(&part).await.unwrap();
     own.reaches(&group, id(101), false).await;
@@ -268,7 +156,7 @@ async fn amqp_packed_records_come_one_by_one_and_are_answered_together() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn amqp_shards_keep_the_order_of_a_key_when_a_member_dies() {
-    let _turn = shared().await;
+    let _turn = On::Amqp.shared().await;
     let group = new_group("sharded");
     let config = AmqpConfig { shards: [(group.clone(), 4)].into(), ..Amqp::new().config() };
     let mut own = own(config, &[&group]).await;
@@ -276,7 +164,7 @@ async fn amqp_shards_keep_the_order_of_a_key_when_a_member_dies() {
     let (mut first, mut second) = (own.member(&group), own.member(&group));
     let mut last: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
     let mut seen = std::collections::BTreeSet::new();
-    let mut note = |batch: &clbridge_sinks::Batch| {
+    let mut note = |batch: &Batch| {
         for (r, (_, s)) in batch.records.iter().zip(heads(batch)) {
             // what was not answered comes again, in order
             if seen.insert(index_of(&s)) {
@@ -309,111 +197,30 @@ async fn amqp_shards_keep_the_order_of_a_key_when_a_member_dies() {
     own.reaches(&group, id(2001), false).await;
 }
 
-/// Publishes until the publisher says that it is dead; nothing behind `durable` may have been reported.
-fn dies(own: &mut Own, mut next: u64) -> (SinkError, Seen) {
-    let (mut seen, began) = (Seen::default(), Instant::now());
-    loop {
-        let payload = payload(&own.mdt, id(next));
-        match own.publisher.publish(&message(&own.topic, id(next), &payload)) {
-            Ok(()) => next += 1,
-            Err(Refused::Full) => {}
-            Err(Refused::Dead(e)) => return (e, seen),
-        }
-        if let Err(e) = own.publisher.poll(Duration::from_millis(1), &mut |d| seen.note(d)) {
-            return (e, seen);
-        }
-        assert!(began.elapsed() < HANG, "it lives");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn amqp_a_record_that_no_queue_takes_ends_the_publisher_and_the_next_start_mends_the_binding() {
-    let _turn = shared().await;
-    let group = new_group("unbound");
-    let mut own = own(Amqp::new().config(), &[&group]).await;
-    own.write(1..=10);
-    let client = Client::new(&own.config).await;
-    let unbind = client.channel.queue_unbind(
-        own.queue(&group).into(),
-        own.config.prefix.as_str().into(),
-        format!("{}.*", own.mdt).into(),
-        FieldTable::default(),
-    );
-    unbind.await.unwrap();
-    let (told, seen) = dies(&mut own, 11);
-    assert!(told.to_string().contains("NO_ROUTE") && told.to_string().contains(own.mdt.as_str()), "{told}");
-    assert!(seen.places.is_empty(), "{:?}", seen.places);
-    let (config, mdt) = (own.config.clone(), own.mdt.clone());
-    drop(own);
-    let mut again = start(config, mdt, &[]).await;
-    again.write(11..=20);
-    let mut member = again.member(&group);
-    let all = take(&mut *member, true, |all| counts(all).len() >= 20).await;
-    assert_eq!(counts(&all).into_keys().collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn amqp_an_exchange_that_was_deleted_ends_the_publisher_and_is_told_at_the_next_start() {
-    let _turn = shared().await;
+async fn amqp_places_rise_also_when_a_batch_is_sealed_with_nothing_on_its_way_and_others_follow_at_once() {
+    let _turn = On::Amqp.shared().await;
     let mut own = own(Amqp::new().config(), &["any"]).await;
-    own.write(1..=10);
-    let client = Client::new(&own.config).await;
-    client.channel.exchange_delete(own.config.prefix.as_str().into(), Default::default()).await.unwrap();
-    let (told, seen) = dies(&mut own, 11);
-    assert!(matches!(told, SinkError::Unavailable { .. }), "{told}");
-    assert!(seen.places.is_empty());
-    let pin = clbridge_sinks::TopicState { name: own.topic.name.clone(), id: own.topic.id.clone(), partitions: 1 };
-    own.state.topics = [(String::new(), pin)].into();
-    let told = own.sink.prepare(&[spec(&own.mdt, None)], Some(&own.state)).await.unwrap_err().to_string();
-    assert!(told.contains(&own.topic.name) && told.contains("deleted"), "{told}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn amqp_a_queue_that_refuses_ends_the_publisher() {
-    let _turn = shared().await;
-    let group = new_group("full");
-    let mut own = own(Amqp::new().config(), &[&group]).await;
-    own.write(1..=10);
-    let (name, pattern) = (own.config.prefix.clone(), format!("^{}$", own.queue(&group)));
-    let limits = r#"{"max-length":12,"overflow":"reject-publish"}"#;
-    ctl(&["set_policy", &name, &pattern, limits, "--apply-to", "queues"]);
-    let (told, seen) = dies(&mut own, 11);
-    ctl(&["clear_policy", &name]);
-    assert!(told.to_string().contains("nack"), "{told}");
-    assert!(seen.places.len() < 10, "{:?}", seen.places);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn amqp_while_the_broker_blocks_nothing_is_lost_and_all_goes_on_by_itself() {
-    let _turn = alone().await;
-    let group = new_group("blocked");
-    let mut own = own(Amqp::new().config(), &[&group]).await;
-    own.write(1..=10);
-    ctl(&["set_vm_memory_high_watermark", "0.000001"]);
-    // given a window that is full
-    let (mut seen, mut next, mut refusals) = (Seen::default(), 11, 0);
-    while refusals < 20 {
-        let record = payload(&own.mdt, id(next));
-        match own.publisher.publish(&message(&own.topic, id(next), &record)) {
-            Ok(()) => next += 1,
-            Err(Refused::Full) => {
-                refusals += 1;
-                own.publisher.poll(Duration::from_millis(10), &mut |d| seen.note(d)).unwrap();
-            }
-            Err(Refused::Dead(e)) => panic!("{e}"),
+    let mut seen = Seen::default();
+    for batch in 0..20 {
+        // given a batch that was durable when it was sealed, and records behind it that are durable before it is looked
+        own.publish((10 * batch + 1..=10 * batch + 5).map(id), &mut seen);
+        while own.publisher.in_flight().0 > 0 {
+            own.publisher.poll(Duration::from_millis(10), &mut |d| seen.note(d)).unwrap();
         }
+        retry(&mut *own.publisher, &mut seen, |p| p.seal(Some(id(10 * batch + 5)), None));
+        own.publish((10 * batch + 6..=10 * batch + 10).map(id), &mut seen);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        own.publisher.poll(Duration::ZERO, &mut |d| seen.note(d)).unwrap();
     }
-    // when the alarm ends, then everything arrives
-    ctl(&["set_vm_memory_high_watermark", "0.8"]);
-    own.seal(id(next - 1), &mut seen);
-    let mut member = own.member(&group);
-    let all = take(&mut *member, true, |all| counts(all).len() as u64 >= next - 1).await;
-    assert_eq!(counts(&all).into_keys().collect::<Vec<_>>(), (1..next).collect::<Vec<_>>());
+    own.seal(id(200), &mut seen);
+    let places: Vec<_> = seen.places.iter().map(|(_, at, _)| at.offset).collect();
+    assert!(places.len() >= 40 && places.windows(2).all(|w| w[0] < w[1]), "{places:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn amqp_without_a_group_nothing_is_published_and_the_first_one_misses_nothing() {
-    let _turn = shared().await;
+    let _turn = On::Amqp.shared().await;
     let group = new_group("first");
     let mut own = own(Amqp::new().config(), &[]).await;
     let record = payload(&own.mdt, id(1));
@@ -429,7 +236,7 @@ async fn amqp_without_a_group_nothing_is_published_and_the_first_one_misses_noth
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn amqp_tls_virtual_hosts_and_a_login_by_certificate_work_and_wrong_ones_are_told() {
-    let _turn = alone().await;
+    let _turn = On::Amqp.alone().await;
     let folder = std::path::PathBuf::from(variable("CLB_RUN_DIR")).join(new_group("amqp-tls"));
     let up = |words: &[&str]| {
         let told = Command::new(variable("CLB_UP")).arg("amqp").args(words).output().unwrap();
@@ -469,4 +276,18 @@ async fn amqp_tls_virtual_hosts_and_a_login_by_certificate_work_and_wrong_ones_a
     let told = AmqpSink::new(by_password).unwrap().registry().await.unwrap_err();
     assert!(matches!(told, SinkError::Unauthorised { .. }), "{told}");
     up(&["down", at]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn amqp_a_request_that_is_given_up_in_the_middle_keeps_nobody_else_waiting() {
+    let _turn = On::Amqp.shared().await;
+    let (a, b) = (AmqpSink::new(Amqp::new().config()).unwrap(), Amqp::new().config());
+    let b = AmqpSink::new(AmqpConfig { own_prefix: a.config().own_prefix.clone(), ..b }).unwrap();
+    a.change_registry(&mut |_| ()).await.unwrap();
+    for n in 0..60 {
+        // given readers on one connection that lives on, each given up a little later than the one before
+        let _ = tokio::time::timeout(Duration::from_micros(n * 250), a.registry()).await;
+        // then another process reads, since nobody has the message any more
+        b.registry().await.unwrap();
+    }
 }

@@ -1,11 +1,13 @@
 //! The broker stalls, and the broker dies.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use clbridge_sinks::{Refused, SinkError, Stored};
+use clbridge_sinks::{Refused, SinkError, StartAt, Stored};
 
 use crate::ground::{
-    Ground, HANG, Mdt, Seen, does_not_apply, id, index_of, indexes, message, payload, retry, wait_for,
+    Ground, HANG, Mdt, Seen, counts, does_not_apply, heads, id, index_of, indexes, message, new_group, payload, retry,
+    take, wait_for,
 };
 
 /// Resident memory of this process, bytes.
@@ -53,7 +55,7 @@ pub async fn full_buffers_refuse_and_lose_nothing_while_the_broker_is_stalled(g:
 }
 
 /// Publishes a thousand records from `from` on and seals them; the publisher may die over it.
-fn publish_and_seal(mdt: &mut Mdt, from: u64, atomic: bool, seen: &mut Seen) -> Result<(), SinkError> {
+pub fn publish_and_seal(mdt: &mut Mdt, from: u64, atomic: bool, seen: &mut Seen) -> Result<(), SinkError> {
     let mut until_taken = |mdt: &mut Mdt, call: &mut dyn FnMut(&mut Mdt) -> Result<(), Refused>| {
         let began = Instant::now();
         loop {
@@ -127,4 +129,80 @@ pub async fn what_was_durable_before_the_broker_was_killed_is_there_afterwards(g
     let mut seen = Seen::default();
     retry(&mut *p, &mut seen, |p| p.seal(Some(id(tail)), None));
     wait_for(&mut *p, &mut seen, |s| s.frontier == Some(id(tail)));
+}
+
+pub async fn readers_go_on_by_themselves_when_the_broker_was_killed_and_restarted(g: &dyn Ground) {
+    if let Some(why) = g.untouchable() {
+        return does_not_apply(&why);
+    }
+    // given a member that has done some records and holds others, and an ephemeral reader
+    let mut mdt = Mdt::new(g).await;
+    let (group, name) = (new_group("restarted"), mdt.only());
+    g.observer().register(&group, mdt.topic(), StartAt::Oldest).await.unwrap();
+    let (mut member, mut reader) = (g.member(&group, name.clone()), g.ephemeral(name));
+    assert!(reader.next(1, Duration::from_millis(300)).await.unwrap().records.is_empty());
+    let places = mdt.write(1..=300).places;
+    let last =
+        |partition| places.iter().filter(|(_, at, _)| at.partition == partition).map(|(_, at, _)| at.offset).max();
+    take(&mut *reader, true, |all| all.len() >= 300).await;
+    let mut came: BTreeSet<u64> = BTreeSet::new();
+    while came.len() < 100 {
+        let batch = member.next(50, Duration::from_millis(500)).await.unwrap();
+        came.extend(heads(&batch).iter().map(|(_, s)| index_of(s)));
+        member.done(&batch).await.unwrap();
+    }
+    let mut held = member.next(50, Duration::from_millis(500)).await.unwrap();
+    while held.records.is_empty() {
+        held = member.next(50, Duration::from_millis(500)).await.unwrap();
+    }
+    came.extend(heads(&held).iter().map(|(_, s)| index_of(s)));
+    // when the broker is killed and started again
+    g.kill_and_restart();
+    // (what is said of the batch in hand may reach it although no answer tells so: then it does not come again)
+    unless_unavailable(member.done(&held).await);
+    // and a bridge goes on
+    let began = Instant::now();
+    let (name, topics, sink) = (mdt.name.clone(), mdt.topics.clone(), g.sink());
+    drop(mdt);
+    let recovered = sink.recover(&name, &topics).await.unwrap();
+    let mut mdt = Mdt { publisher: recovered.publisher, state: recovered.state.unwrap(), name, sink, topics };
+    // then the member, asked again as long as the broker cannot answer, gets the rest, and its group has all
+    loop {
+        if let Some(batch) = unless_unavailable(member.next(500, Duration::from_millis(500)).await) {
+            came.extend(heads(&batch).iter().map(|(_, s)| index_of(s)));
+            unless_unavailable(member.done(&batch).await);
+        }
+        mdt.publisher.poll(Duration::from_millis(50), &mut |_| ()).unwrap();
+        let progress = g.observer().progress(std::slice::from_ref(&group), &mdt.topics).await;
+        if let Some(progress) = unless_unavailable(progress) {
+            let positions = &progress.topics[&mdt.topic().name].groups[&group];
+            if (0..).zip(positions).all(|(partition, position)| *position > last(partition)) {
+                break;
+            }
+        }
+        assert!(began.elapsed() < HANG, "only {} records came", came.len());
+    }
+    assert_eq!(came.into_iter().collect::<Vec<_>>(), (1..=300).collect::<Vec<_>>());
+    // and both readers see what is published afterwards
+    while unless_unavailable(reader.next(1, Duration::from_millis(300)).await).is_none() {
+        assert!(began.elapsed() < HANG, "the ephemeral reader never went on");
+    }
+    mdt.write(301..=330);
+    for (reader, done) in [(&mut reader, false), (&mut member, true)] {
+        let all = take(&mut **reader, done, |all| counts(all).contains_key(&330)).await;
+        let new: Vec<u64> = counts(&all).into_keys().filter(|index| *index > 300).collect();
+        assert_eq!(new, (301..=330).collect::<Vec<_>>());
+    }
+}
+
+/// What was asked for; `None` where the broker cannot answer now.
+pub fn unless_unavailable<T>(answer: Result<T, SinkError>) -> Option<T> {
+    match answer {
+        Ok(answer) => Some(answer),
+        Err(e @ SinkError::Unavailable { .. }) => {
+            println!("{e}");
+            None
+        }
+        Err(e) => panic!("{e}"),
+    }
 }

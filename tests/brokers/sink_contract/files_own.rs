@@ -41,7 +41,7 @@ for path in sys.argv[1:]:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_reads_avro_reads_every_codec() {
-    let _turn = crate::ground::shared().await;
+    let _turn = crate::ground::On::Files.shared().await;
     for (codec, name) in [(Codec::Null, "null"), (Codec::Deflate, "deflate"), (Codec::Zstd, "zstandard")] {
         let g = Files::new(codec);
         let mut mdt = Mdt::new(&g).await;
@@ -54,7 +54,7 @@ async fn whoever_reads_avro_reads_every_codec() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_file_is_cut_to_its_last_whole_block_at_the_start() {
-    let _turn = crate::ground::shared().await;
+    let _turn = crate::ground::On::Files.shared().await;
     // given a file of which a last block was written in part when the bridge was killed
     let g = Files { rotate_bytes: 1 << 20, ..Files::new(Codec::Deflate) };
     let mut mdt = Mdt::new(&g).await;
@@ -75,7 +75,7 @@ async fn a_torn_file_is_cut_to_its_last_whole_block_at_the_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_state_whole_blocks_are_kept_and_the_topic_counts_as_used() {
-    let _turn = crate::ground::shared().await;
+    let _turn = crate::ground::On::Files.shared().await;
     // given a folder of State that somebody deleted, and a torn file
     let g = Files { rotate_bytes: 1 << 20, ..Files::new(Codec::Zstd) };
     let mut mdt = Mdt::new(&g).await;
@@ -96,7 +96,7 @@ async fn without_state_whole_blocks_are_kept_and_the_topic_counts_as_used() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_are_closed_by_size_and_by_age_and_named_by_their_first_record() {
-    let _turn = crate::ground::shared().await;
+    let _turn = crate::ground::On::Files.shared().await;
     // given small files
     let g = Files::new(Codec::Null);
     let mut mdt = Mdt::new(&g).await;
@@ -129,7 +129,7 @@ async fn files_are_closed_by_size_and_by_age_and_named_by_their_first_record() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_removed_only_below_the_limit_and_when_it_is_old() {
-    let _turn = crate::ground::shared().await;
+    let _turn = crate::ground::On::Files.shared().await;
     let g = Files::new(Codec::Deflate);
     let mut mdt = Mdt::new(&g).await;
     for batch in 0..10 {
@@ -176,7 +176,7 @@ impl Drop for Small {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_publishing_and_leaves_whole_files_and_publishing_goes_on_when_there_is_room() {
-    let _turn = crate::ground::shared().await;
+    let _turn = crate::ground::On::Files.shared().await;
     let Some(disk) = Small::new(1024) else {
         return println!("does not apply: a small file system cannot be mounted here");
     };
@@ -226,7 +226,7 @@ async fn a_full_disk_stops_publishing_and_leaves_whole_files_and_publishing_goes
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bridge_that_dies_on_a_full_disk_starts_again_on_it() {
-    let _turn = crate::ground::shared().await;
+    let _turn = crate::ground::On::Files.shared().await;
     let Some(disk) = Small::new(1024) else {
         return println!("does not apply: a small file system cannot be mounted here");
     };
@@ -266,7 +266,7 @@ async fn a_bridge_that_dies_on_a_full_disk_starts_again_on_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_was_fenced_leaves_nothing_in_files_that_others_read() {
-    let _turn = crate::ground::shared().await;
+    let _turn = crate::ground::On::Files.shared().await;
     // given a bridge that lives, with blocks behind what it committed
     let g = Files { rotate_bytes: 1 << 20, ..Files::new(Codec::Null) };
     let mut first = Mdt::new(&g).await;
@@ -307,7 +307,7 @@ async fn a_writer_that_was_fenced_leaves_nothing_in_files_that_others_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_of_a_group_share_mdts_by_locks_and_a_dead_one_s_go_to_the_others() {
-    let _turn = crate::ground::shared().await;
+    let _turn = crate::ground::On::Files.shared().await;
     // given a group of two members on four MDTs
     let g = Files::new(Codec::Deflate);
     let group = new_group("shared");
@@ -355,7 +355,7 @@ async fn topics_of(member: &mut dyn Consumer, count: usize) -> BTreeSet<String> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_without_rights_is_told_as_such() {
-    let _turn = crate::ground::shared().await;
+    let _turn = crate::ground::On::Files.shared().await;
     // given a place where nobody can make a folder
     let config = FilesConfig { dir: Path::new("/proc/clbridge").to_owned(), ..FilesConfig::default() };
     let sink = FilesSink::new(config).unwrap();

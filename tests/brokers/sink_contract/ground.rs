@@ -1,8 +1,12 @@
 //! What a broker must offer to be tested, and the few moves that all sentences are made of.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,18 +18,53 @@ use clbridge_sinks::{
     Batch, Consumer, Durable, GroupObserver, Head, MdtSelection, Message, Position, Publisher, Recovered, Refused,
     Sink, SinkError, State, Stored, Topic, TopicIx, TopicSpec,
 };
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphorePermit};
 
-static TURN: RwLock<()> = RwLock::const_new(());
+/// Sentences at once: as many as a small machine bears, however many threads the runner has.
+static SEATS: Semaphore = Semaphore::const_new(5);
 
-/// A turn beside others.
-pub async fn shared() -> RwLockReadGuard<'static, ()> {
-    TURN.read().await
+/// Whose servers a sentence uses.
+#[derive(Debug, Clone, Copy)]
+pub enum On {
+    Kafka,
+    Nats,
+    Amqp,
+    Files,
 }
 
-/// A turn alone: the broker will be disturbed.
-pub async fn alone() -> RwLockWriteGuard<'static, ()> {
-    TURN.write().await
+/// What a sentence holds while it runs.
+pub type Turn<T> = (T, SemaphorePermit<'static>);
+
+impl On {
+    fn turn(self) -> &'static RwLock<()> {
+        static TURNS: [RwLock<()>; 4] = [const { RwLock::const_new(()) }; 4];
+        &TURNS[self as usize]
+    }
+
+    /// A turn beside others.
+    pub async fn shared(self) -> Turn<RwLockReadGuard<'static, ()>> {
+        // (the seat comes last: who waits for a broker keeps nobody else waiting)
+        (self.turn().read().await, seat().await)
+    }
+
+    /// A turn alone: the broker will be disturbed.
+    pub async fn alone(self) -> Turn<RwLockWriteGuard<'static, ()>> {
+        (self.turn().write().await, seat().await)
+    }
+}
+
+async fn seat() -> SemaphorePermit<'static> {
+    SEATS.acquire().await.expect("it is never closed")
+}
+
+/// Writes down that this thread's sentence holds, for `tests/lib/campaign contract`.
+pub fn passed(sentence: &str) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("report");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut file = OpenOptions::new().create(true).append(true).open(folder.join("sink_contract.passed")).unwrap();
+    let how = if APPLIES.get() { "holds" } else { "does not apply" };
+    // (in one write: others append at the same moment)
+    file.write_all(format!("{sentence} {how}\n").as_bytes()).unwrap();
 }
 
 /// A variable that `tests/up run` sets.
@@ -122,9 +161,15 @@ pub async fn first_position(g: &dyn Ground, untouched: &Topic) -> u64 {
     low[0]
 }
 
+thread_local! {
+    /// Whether the sentence that this thread runs has something to ask of its broker.
+    static APPLIES: Cell<bool> = const { Cell::new(true) };
+}
+
 /// Says why a sentence, or a part of it, has nothing to ask of this broker. Only a declared capability may be a reason.
 pub fn does_not_apply(why: &str) {
     println!("does not apply: {why}");
+    APPLIES.set(false);
 }
 
 /// One MDT on a broker: its topics and its publisher.

@@ -9,7 +9,7 @@ use clbridge_sinks::{Broker as _, Subscription};
 use clbridge_sinks::{GroupObserver, Sink, SinkError, StartAt};
 
 use crate::ground::variable;
-use crate::ground::{Mdt, counts, new_group, new_mdt, shared, spec, take};
+use crate::ground::{Mdt, On, counts, new_group, new_mdt, spec, take};
 
 /// A variable of a broker with TLS and SCRAM: the one that was given, else one of our own beside it, which `tests/up run`
 /// takes down with all that lies below its folder.
@@ -47,7 +47,7 @@ fn config(changed: &[(&str, &str)]) -> KafkaConfig {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn over_tls_and_scram_a_record_goes_the_whole_way() {
-    let _turn = shared().await;
+    let _turn = On::Kafka.shared().await;
     // given a password in a file
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("{}\n", secured("KAFKA_PASSWORD"))).unwrap();
@@ -74,7 +74,7 @@ async fn over_tls_and_scram_a_record_goes_the_whole_way() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_wrong_password_or_authority_never_looks_like_an_empty_broker() {
-    let _turn = shared().await;
+    let _turn = On::Kafka.shared().await;
     let wrong_ca = secured("KAFKA_WRONG_CA");
     for changed in [[("sasl.password", "wrong")], [("ssl.ca.location", wrong_ca.as_str())]] {
         let sink = KafkaSink::new(config(&changed)).unwrap();

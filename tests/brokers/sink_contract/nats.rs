@@ -13,6 +13,11 @@ use clbridge_sinks::{Broker as _, Consumer, GroupObserver, MdtSelection, Positio
 
 use crate::ground::{Ground, variable};
 
+/// Whether the server is the oldest one that works, which lacks some things.
+pub fn is_old() -> bool {
+    std::env::var("NATS_VERSION").is_ok_and(|v| v == "old")
+}
+
 /// One server, given by NATS_URL.
 pub struct Nats {
     pub url: String,

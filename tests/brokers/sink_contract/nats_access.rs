@@ -11,7 +11,7 @@ use clbridge_sinks::nats::NatsSink;
 use clbridge_sinks::{Broker as _, GroupObserver as _, Sink as _, SinkError, StartAt, State, Subscription};
 use futures_util::StreamExt;
 
-use crate::ground::{Mdt, counts, new_group, new_mdt, shared, spec, take};
+use crate::ground::{Mdt, On, counts, new_group, new_mdt, spec, take};
 use crate::nats_own::{sink, start};
 
 /// An MDT over this sink.
@@ -53,7 +53,7 @@ async fn shut(sink: NatsSink) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn over_tls_with_a_password_from_a_file_or_an_nkey_a_record_goes_the_whole_way() {
-    let _turn = shared().await;
+    let _turn = On::Nats.shared().await;
     let env = start("nats-accounts", &["--tls", "--auth", "accounts"]);
     let ca = Some(PathBuf::from(&env["NATS_CA"]));
     let (_kept, password) = file(&format!("{}\n", env["NATS_PASSWORD"]));
@@ -87,7 +87,7 @@ async fn over_tls_with_a_password_from_a_file_or_an_nkey_a_record_goes_the_whole
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn by_a_credentials_file_a_record_goes_the_whole_way() {
-    let _turn = shared().await;
+    let _turn = On::Nats.shared().await;
     let env = start("nats-operator", &["--auth", "operator"]);
     the_whole_way(sink(&env, |c| c.credentials_file = Some(PathBuf::from(&env["NATS_CREDS"])))).await;
     shut(sink(&env, |_| ())).await;
@@ -113,7 +113,7 @@ fn with_member(stream: &str, group: &str) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_member_needs_no_more_than_its_own_consumer_and_can_do_no_more() {
-    let _turn = shared().await;
+    let _turn = On::Nats.shared().await;
     // given a group's member with the rights that docs/brokers/nats.md lists
     let (name, group) = (new_mdt(), new_group("least"));
     let stream = clbridge_sinks::nats::NatsConfig::default().stream_name(&name, None);
@@ -158,7 +158,7 @@ async fn a_member_needs_no_more_than_its_own_consumer_and_can_do_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_right_that_is_missing_is_told_by_its_name() {
-    let _turn = shared().await;
+    let _turn = On::Nats.shared().await;
     let (_kept, path) = file(
         r#"accounts {
   CLB { jetstream: enabled, users: [

@@ -8,20 +8,16 @@ use clbridge_schemas::lustre::RecordType;
 use clbridge_sinks::nats::NatsSink;
 use clbridge_sinks::{Broker as _, Consumer, GroupObserver as _, Message, SinkError, StartAt, Subscription, TopicIx};
 
-use crate::ground::{Ground as _, HANG, Mdt, Seen, heads, id, index_of, new_group, partition, payload, retry, shared};
-use crate::nats::Nats;
+use crate::ground::{Ground as _, HANG, Mdt, On, Seen, heads, id, index_of, new_group, partition, payload, retry};
+use crate::nats::{Nats, is_old};
 
 fn only(mdt: &Mdt) -> Subscription {
     Subscription { mdts: mdt.only(), feed: None }
 }
 
-fn is_old() -> bool {
-    std::env::var("NATS_VERSION").is_ok_and(|v| v == "old")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_ordered_group_s_members_get_each_partition_in_order_also_when_one_dies() {
-    let _turn = shared().await;
+    let _turn = On::Nats.shared().await;
     // given a group of which a partition goes to one member at a time
     let g = Nats::new();
     let group = new_group("ordered");
@@ -85,7 +81,7 @@ async fn an_ordered_group_s_members_get_each_partition_in_order_also_when_one_di
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_group_gets_the_types_that_it_wants_from_the_server_and_passes_the_others() {
-    let _turn = shared().await;
+    let _turn = On::Nats.shared().await;
     let g = Nats::new();
     let group = new_group("types");
     let mut config = g.config();
@@ -144,7 +140,7 @@ async fn a_group_gets_the_types_that_it_wants_from_the_server_and_passes_the_oth
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_thousand_ephemeral_readers_come_and_go_and_leave_nothing_behind() {
-    let _turn = shared().await;
+    let _turn = On::Nats.shared().await;
     let g = Nats::new();
     let mut mdt = Mdt::new(&g).await;
     mdt.write(1..=100);

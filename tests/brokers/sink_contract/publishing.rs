@@ -1,14 +1,14 @@
 //! Publishing, sealing, reading back.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clbridge_schemas::avro::{Encoder, Framing, Retraction as MarkOf, Retracts, SchemaVersion};
 use clbridge_schemas::lustre::{RecordType, Time};
 use clbridge_sinks::{Message, Position, Retraction, StartAt, TopicIx};
 
 use crate::ground::{
-    Ground, Mdt, Seen, does_not_apply, id, id_in, index_of, indexes, new_group, new_mdt, partition, payload,
+    Ground, HANG, Mdt, Seen, does_not_apply, id, id_in, index_of, indexes, new_group, new_mdt, partition, payload,
     publish_one, read_all, retry, wait_for,
 };
 
@@ -295,9 +295,10 @@ pub async fn a_retraction_says_what_is_void_in_every_schema_version(g: &dyn Grou
         // and a consumer and another client are told by the header
         let batch = {
             let mut member = g.member(&group, mdt.only());
-            let mut taken = Vec::new();
+            let (mut taken, began) = (Vec::new(), Instant::now());
             while taken.len() < 46 + mdt.topic().partitions as usize {
                 taken.extend(member.next(500, Duration::from_millis(500)).await.unwrap().records);
+                assert!(began.elapsed() < HANG, "only {} came", taken.len());
             }
             taken
         };

@@ -10,7 +10,7 @@ from .paths import Problem
 HELP = """commands:
   install [PART]...                       what is missing on this machine: build, kafka, nats, amqp, tools, python (all
                                           parts when none is named)
-  kafka start DIR [--sasl-tls] [--set NAME=VALUE]... [--heap SIZE] [--servers N]
+  kafka start DIR [--sasl-tls] [--set NAME=VALUE]... [--heap SIZE] [--quick] [--servers N]
                                           one KRaft broker on free ports, data in DIR; writes DIR/env (KAFKA_BOOTSTRAP,
                                           KAFKA_PID, KAFKA_DIR, KAFKA_CLASSPATH; with --sasl-tls KAFKA_SASL_SSL,
                                           KAFKA_SSL, KAFKA_CA, KAFKA_WRONG_CA, KAFKA_USER, KAFKA_PASSWORD); with
@@ -35,10 +35,10 @@ HELP = """commands:
                                           kill -9 · SIGSTOP · SIGCONT · start again on the same data and ports ·
                                           wait until it answers · print its variables
   KIND down DIR [--remove]                ends it and gives its ports back (--remove: and its data)
-  run [--with KIND,...] [--sasl-tls] [--set NAME=VALUE]... [--heap SIZE] [--own] -- CMD...
+  run [--with KIND,...] [--old] [--sasl-tls] [--set NAME=VALUE]... [--heap SIZE] [--own] -- CMD...
                                           CMD with servers of its own (all kinds; --with: only these), taken down
                                           whatever happens (--own: CMD starts its servers itself, below CLB_RUN_DIR);
-                                          --sasl-tls, --set and --heap are for Kafka
+                                          --sasl-tls, --set and --heap are for Kafka, --old for NATS
   tool NAME ARGS...                       one of Kafka's own tools, such as kafka-topics or kafka-consumer-groups
   python ARGS...                          Python with confluent-kafka, nats-py, pika, fastavro and duckdb
 
@@ -51,6 +51,7 @@ def _kafka_options(parser):
     parser.add_argument("--sasl-tls", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--heap", default="768m")
+    parser.add_argument("--quick", action="store_true")
 
 
 def _nats_options(parser):
@@ -69,7 +70,7 @@ def _amqp_options(parser):
 # What a kind's `start` takes on the command line, and how it is told.
 OPTIONS = {"kafka": _kafka_options, "nats": _nats_options, "amqp": _amqp_options}
 TOLD = {
-    "kafka": lambda said: {"secure": said.sasl_tls, "settings": said.set, "heap": said.heap},
+    "kafka": lambda said: {"secure": said.sasl_tls, "settings": said.set, "heap": said.heap, "quick": said.quick},
     "nats": lambda said: {"old": said.old, "tls": said.tls, "auth": said.auth, "config": said.config,
                           "settings": said.set},
     "amqp": lambda said: {"tls": said.tls, "settings": said.set},
@@ -131,6 +132,7 @@ def _carry_out(kind, said):
 def _run(words):
     parser = argparse.ArgumentParser(prog="tests/up run")
     _kafka_options(parser)
+    parser.add_argument("--old", action="store_true")
     parser.add_argument("--own", action="store_true")
     parser.add_argument("--with", dest="kinds", default=",".join(run.SERVERS), metavar="KIND,...")
     if "--" not in words:
@@ -143,7 +145,7 @@ def _run(words):
     for kind in kinds:
         if kind not in run.SERVERS:
             parser.error(f"unknown kind '{kind}': one of {', '.join(run.SERVERS)}")
-    return run.run(command, kinds, {"kafka": TOLD["kafka"](said)})
+    return run.run(command, kinds, {"kafka": TOLD["kafka"](said), "nats": {"old": said.old}})
 
 
 def main(words):

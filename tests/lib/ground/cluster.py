@@ -110,14 +110,14 @@ class KafkaCluster(Cluster):
         }
         return [f"{name}={value}" for name, value in lines.items()]
 
-    def start(self, count, secure=False, settings=(), heap="384m"):
+    def start(self, count, secure=False, settings=(), heap="384m", quick=False):
         """Makes `count` brokers and waits until all serve."""
         def made(brokers):
             ports = [broker.reserve([*kafka.listeners(secure), "via", "between"]) for broker in brokers]
             voters = ",".join(f"{n}@127.0.0.1:{port['controller']}" for n, port in enumerate(ports, 1))
             cluster_id = kafka.new_cluster_id()
             for number, (broker, port) in enumerate(zip(brokers, ports), 1):
-                state = {"ports": port, "secure": secure, "heap": heap}
+                state = {"ports": port, "secure": secure, "heap": heap, "quick": quick}
                 broker.make(state, number, voters, cluster_id, [*self.settings(count), *settings])
         self.begin(count, made)
 

@@ -81,11 +81,11 @@ class Broker(Server):
             }
         return known
 
-    def start(self, secure=False, settings=(), heap="768m"):
-        """Makes a broker in an empty or new folder and waits until it serves."""
+    def start(self, secure=False, settings=(), heap="768m", quick=False):
+        """Makes a broker in an empty or new folder and waits until it serves. `quick`: its life will be short."""
         def made():
             port = self.reserve(listeners(secure))
-            self.make({"ports": port, "secure": secure, "heap": heap}, 1, f"1@127.0.0.1:{port['controller']}",
+            self.make({"ports": port, "secure": secure, "heap": heap, "quick": quick}, 1, f"1@127.0.0.1:{port['controller']}",
                       new_cluster_id(), settings)
         self.begin(made)
 
@@ -147,8 +147,9 @@ class Broker(Server):
     def launched_by(self, state):
         options = [f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"]
         command = java("kafka.Kafka", [str(self.folder / "server.properties")], state["heap"], options)
-        # A broker under load needs the full compiler, unlike the short-lived tools.
-        command.remove("-XX:TieredStopAtLevel=1")
+        # A broker under load for long needs the full compiler, which is dearer than what it gains in a short life.
+        if not state["quick"]:
+            command.remove("-XX:TieredStopAtLevel=1")
         return command, None
 
     def serves(self, state):

@@ -23,6 +23,8 @@ pub struct GroupProgress {
     pub(super) released: u64,
     /// The topic with repaired records that the group has still to read, and the position behind its last record.
     repair: Option<(String, Vec<u64>)>,
+    /// The broker holds nothing for it any more, and nobody reads for it.
+    pub(super) drained: bool,
     /// Positions skipped by `groups accept` after an eviction, in total.
     pub gaps: u64,
 }
@@ -48,6 +50,7 @@ impl GroupProgress {
             floor,
             released: 0,
             repair: None,
+            drained: false,
             gaps: 0,
         }
     }
@@ -201,6 +204,12 @@ impl GroupProgress {
     #[must_use]
     pub fn believed(&self) -> &[Option<u64>] {
         &self.believed
+    }
+
+    /// The broker says that nothing is left that the group could still acknowledge.
+    #[must_use]
+    pub fn drained(&self) -> bool {
+        self.drained
     }
 
     /// What the broker last said.

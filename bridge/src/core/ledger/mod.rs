@@ -153,6 +153,7 @@ impl Ledger {
             t.end.clone_from(&p.end);
             let partitions = &t.partitions;
             for g in t.groups.values_mut() {
+                g.drained = p.drained.contains(&g.spec.name);
                 if let Some(committed) = p.groups.get(&g.spec.name) {
                     g.observe(committed, &p.low, &p.end, |p, offset| {
                         settled && partitions[p].last_offset().is_some_and(|last| last < offset)

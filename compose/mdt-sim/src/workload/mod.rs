@@ -174,7 +174,8 @@ fn play(plan: &Plan, mdts: &[Arc<Mdt>], ended: &AtomicBool) -> io::Result<Report
 }
 
 /// New records for `mdt` that nobody has seen before, so many that at least `count` pass any usual mask.
-pub(crate) fn fresh(mdts: &[String], mdt: &str, count: u64) -> Vec<u8> {
+#[must_use]
+pub fn fresh(mdts: &[String], mdt: &str, count: u64) -> Vec<u8> {
     let own = mdts.iter().position(|m| m == mdt).unwrap_or(0);
     let mut up = vec![false; mdts.len()];
     up[own] = true;

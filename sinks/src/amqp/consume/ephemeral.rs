@@ -11,7 +11,6 @@ use lapin::{Channel, Connection};
 use super::super::AmqpSink;
 use super::super::config::AmqpConfig;
 use super::super::label::split;
-use super::super::link::sort;
 use super::records;
 use crate::error::SinkError;
 use crate::registry::MdtSelection;
@@ -29,8 +28,8 @@ pub(in crate::amqp) struct Ephemeral {
 }
 
 struct Open {
-    /// Kept: the queue goes with it.
-    _connection: Connection,
+    /// The queue goes with it.
+    connection: Connection,
     channel: Channel,
     deliveries: lapin::Consumer,
 }
@@ -43,7 +42,7 @@ impl Ephemeral {
     async fn open(&mut self) -> Result<&mut Open, SinkError> {
         let shared = &self.sink.shared;
         let what = || "ephemeral reader".to_owned();
-        if self.open.is_none() {
+        if self.open.as_ref().is_none_or(|open| !open.connection.status().connected()) {
             let connection = shared.connect("ephemeral reader").await?;
             let channel = shared.within(what, connection.create_channel()).await?;
             let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
@@ -60,7 +59,7 @@ impl Ephemeral {
             }
             shared.within(what, channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
             let deliveries = shared.consume(&channel, queue.name().as_str(), false).await?;
-            self.open = Some(Open { _connection: connection, channel, deliveries });
+            self.open = Some(Open { connection, channel, deliveries });
         }
         self.open.as_mut().ok_or_else(|| SinkError::Unavailable { what: what(), why: "it is not open".to_owned() })
     }
@@ -77,13 +76,15 @@ impl Consumer for Ephemeral {
         while batch.records.len() < max {
             let left =
                 if batch.records.is_empty() { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
-            let delivery = match tokio::time::timeout(left, open.deliveries.next()).await {
-                Ok(Some(delivery)) => delivery.map_err(|e| sort("ephemeral reader", &e))?,
-                Ok(None) => {
-                    let why = "the connection was lost".to_owned();
-                    return Err(SinkError::Unavailable { what: "ephemeral reader".to_owned(), why });
+            let Ok(next) = tokio::time::timeout(left, open.deliveries.next()).await else { break };
+            let Some(Ok(delivery)) = next else {
+                // What came is handed out; the next call opens another queue.
+                self.open = None;
+                if !batch.records.is_empty() {
+                    return Ok(batch);
                 }
-                Err(_) => break,
+                let why = next.and_then(Result::err).map_or("the connection was lost".to_owned(), |e| e.to_string());
+                return Err(SinkError::Unavailable { what: "ephemeral reader".to_owned(), why });
             };
             let id = delivery.properties.message_id().as_ref().map(|id| id.as_str()).unwrap_or_default();
             let mdt = split(id).and_then(|(stem, _)| stem.split_once('/')?.0.parse().ok());
@@ -92,8 +93,8 @@ impl Consumer for Ephemeral {
             last = Some(delivery.delivery_tag);
         }
         if let Some(tag) = last {
-            let acked = open.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await;
-            acked.map_err(|e| sort("ephemeral reader", &e))?;
+            // (where that fails the queue is lost, and the next call notices)
+            let _ = open.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await;
         }
         Ok(batch)
     }

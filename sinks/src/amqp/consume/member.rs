@@ -43,8 +43,8 @@ pub(in crate::amqp) struct Member {
     next_number: u64,
 }
 
-/// What comes from one queue: its topic, the channel that it came by, and the message.
-type Deliveries = BoxStream<'static, (String, Arc<Channel>, lapin::Result<Delivery>)>;
+/// What comes from one queue: its topic, the channel that it came by, and the message; `None` when no more will come.
+type Deliveries = BoxStream<'static, (String, Arc<Channel>, Option<lapin::Result<Delivery>>)>;
 
 /// Its connection.
 struct Open {
@@ -83,6 +83,14 @@ impl Member {
 
     fn shared(&self) -> &Shared {
         &self.sink.shared
+    }
+
+    /// Gives up the connection, and with it all that came by it and is not answered: the broker gives that again, to this
+    /// member or to another, and an answer by a channel that is gone would reach nobody.
+    fn lose(&mut self) {
+        (self.open, self.looked) = (None, None);
+        self.waiting.clear();
+        self.taken.clear();
     }
 
     /// Takes the queues that are there and not taken yet.
@@ -140,7 +148,8 @@ impl Member {
         shared.within(what, channel.basic_qos(shared.config.prefetch, BasicQosOptions::default())).await?;
         let consumer = shared.consume(&channel, queue, false).await?;
         let (topic, of) = (topic.to_owned(), Arc::clone(&channel));
-        open.deliveries.push(consumer.map(move |d| (topic.clone(), Arc::clone(&of), d)).boxed());
+        let all = consumer.map(Some).chain(futures_util::stream::iter([None]));
+        open.deliveries.push(all.map(move |d| (topic.clone(), Arc::clone(&of), d)).boxed());
         open.queues.insert(queue.to_owned(), channel);
         Ok(())
     }
@@ -151,18 +160,18 @@ impl Member {
             tokio::time::sleep(wait.min(LOOK_EVERY)).await;
             return Ok(false);
         };
-        let (topic, channel, delivery) = match tokio::time::timeout(wait, open.deliveries.next()).await {
-            Ok(Some(arrived)) => arrived,
-            Ok(None) => {
-                let what = format!("group {}", self.group);
-                return Err(SinkError::Unavailable {
-                    what,
-                    why: "its queues were deleted, or the connection lost".into(),
-                });
-            }
-            Err(_) => return Ok(false),
+        let Ok(Some((topic, channel, delivery))) = tokio::time::timeout(wait, open.deliveries.next()).await else {
+            return Ok(false);
         };
-        let delivery = delivery.map_err(|e| sort(format!("reading the queue of {topic}"), &e))?;
+        let what = || format!("reading queue {}", group_queue(&topic, &self.group));
+        let delivery = match delivery {
+            Some(Ok(delivery)) => delivery,
+            Some(Err(e)) => return Err(sort(what(), &e)),
+            None => {
+                let why = "the queue was deleted, or the connection lost".to_owned();
+                return Err(SinkError::Unavailable { what: what(), why });
+            }
+        };
         let all = records(&topic, &delivery)?;
         let name = delivery.properties.correlation_id().as_ref().map(|id| id.as_str()).unwrap_or_default();
         let Some((stem, span)) = split(name) else {
@@ -243,6 +252,9 @@ impl Member {
 impl Consumer for Member {
     async fn next(&mut self, max: usize, wait: Duration) -> Result<Batch, SinkError> {
         let until = Instant::now() + wait;
+        if self.open.as_ref().is_some_and(|open| !open.connection.status().connected()) {
+            self.lose();
+        }
         let mut batch = Batch::default();
         while batch.records.len() < max {
             if let Some((_, record)) = self.waiting.pop_front() {
@@ -254,7 +266,9 @@ impl Consumer for Member {
             }
             let left =
                 if batch.records.is_empty() { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
-            if !self.arrive(left.min(LOOK_EVERY)).await? && (!batch.records.is_empty() || left.is_zero()) {
+            // (whatever ends a queue's stream, the connection goes with it: a member that takes too few queues is not seen)
+            let arrived = self.arrive(left.min(LOOK_EVERY)).await.inspect_err(|_| self.lose())?;
+            if !arrived && (!batch.records.is_empty() || left.is_zero()) {
                 break;
             }
         }
@@ -268,6 +282,7 @@ impl Consumer for Member {
         }
         let numbers: Vec<u64> = self.taken.iter().filter(|(_, t)| t.open.is_empty()).map(|(n, _)| *n).collect();
         let whole = numbers.iter().filter_map(|n| self.taken.remove(n)).collect();
-        self.answer(whole).await
+        // What was not answered comes again, once its connection is gone.
+        self.answer(whole).await.inspect_err(|_| self.lose())
     }
 }

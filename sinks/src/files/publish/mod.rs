@@ -1,8 +1,11 @@
-//! The writer of one MDT: records go into blocks, blocks to a thread of its own, which writes, syncs and commits.
+//! The writer of one MDT: records go into blocks, blocks to a thread that packs them, and on to one that writes, syncs
+//! and commits.
 //!
 //! The MDT's thread never waits for the disk here; while the disk is slow or full, records are taken until the memory
-//! bound. Blocks are written as they become full, and mean nothing until the commit that names where the topic ends.
+//! bound. While one batch is synced, the blocks of the next one are packed. Blocks are written as they become full, and
+//! mean nothing until the commit that names where the topic ends.
 
+mod packer;
 mod repair;
 mod writer;
 
@@ -22,6 +25,7 @@ use crate::retraction::header_of;
 use crate::state::State;
 use crate::topic::{Position, Topic};
 use crate::traits::{Durable, Message, Publisher};
+use packer::Packer;
 pub(super) use repair::container_of;
 use writer::Writer;
 
@@ -50,7 +54,7 @@ struct Block {
     bodies: Vec<u8>,
 }
 
-/// What the writing thread is asked for, in this order.
+/// What the two threads are asked for, in this order.
 enum Job {
     Block(Block),
     Commit(Commit),
@@ -113,9 +117,14 @@ impl FilesPublisher {
         let (say, answers) = channel();
         let (waiting, abandoned) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
         let writer = Writer::new(config, begin, Arc::clone(&waiting), Arc::clone(&abandoned));
-        let spawned =
-            std::thread::Builder::new().name("files-writer".to_owned()).spawn(move || writer.run(&taken, &say));
-        spawned.map_err(|e| SinkError::Unavailable { what: format!("publishing {mdt}"), why: e.to_string() })?;
+        let (pass_on, packed) = channel();
+        let packer = Packer { codec: config.codec, abandoned: Arc::clone(&abandoned) };
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+            spawned.map_err(|e| SinkError::Unavailable { what: format!("publishing {mdt}"), why: e.to_string() })
+        };
+        spawn("files-packer", Box::new(move || packer.run(&taken, &pass_on)))?;
+        spawn("files-writer", Box::new(move || writer.run(&packed, &say)))?;
         Ok(Self {
             mdt,
             lanes,

@@ -41,7 +41,8 @@ pub(in crate::files) fn container_of(
         let (mut bytes, sync) = header(config.codec, version, None).map_err(failed)?;
         for chunk in run.chunks(1000) {
             let bodies: Vec<u8> = chunk.iter().flat_map(|(_, body)| body.iter().copied()).collect();
-            bytes.extend(block(config.codec, &sync, chunk.len() as u64, bodies).map_err(failed)?);
+            let content = config.codec.pack(bodies).map_err(failed)?;
+            bytes.extend(block(&sync, chunk.len() as u64, &content));
         }
         files.push(Whole { first: *first, count: run.len() as u64, bytes });
     }

@@ -22,7 +22,8 @@ use super::super::disk::{is_file_at, is_full, sort, sync_dir};
 use super::super::parts::{self, closed_path, open_path};
 use super::super::slots::Slots;
 use super::super::stand::{End, Stand};
-use super::{Begin, Block, Commit, Job};
+use super::packer::{Packed, Task};
+use super::{Begin, Block, Commit};
 use crate::error::SinkError;
 use crate::topic::Topic;
 
@@ -113,11 +114,12 @@ impl Writer {
     }
 
     /// Until the publisher is gone, or the first failure, which is said.
-    pub(super) fn run(mut self, jobs: &Receiver<Job>, say: &Sender<Result<Commit, SinkError>>) {
+    pub(super) fn run(mut self, tasks: &Receiver<Task>, say: &Sender<Result<Commit, SinkError>>) {
         while !self.abandoned.load(Ordering::Relaxed) {
-            let done = match jobs.recv_timeout(IDLE) {
-                Ok(Job::Block(block)) => self.block(block),
-                Ok(Job::Commit(commit)) => match self.commit(&commit) {
+            let done = match tasks.recv_timeout(IDLE) {
+                Ok(Task::Block(packed)) => self.block(&packed),
+                Ok(Task::Failed(e)) => Err(self.failed(&e)),
+                Ok(Task::Commit(commit)) => match self.commit(&commit) {
                     // Whoever asked is gone: there is nobody to be told.
                     Ok(()) if say.send(Ok(commit)).is_err() => return,
                     other => other,
@@ -178,13 +180,12 @@ impl Writer {
         }
     }
 
-    fn block(&mut self, mut records: Block) -> Result<(), SinkError> {
-        let size = records.bodies.len();
-        self.begin_for(&records)?;
-        let (codec, ix) = (self.codec, records.topic);
+    fn block(&mut self, packed: &Packed) -> Result<(), SinkError> {
+        let records = &packed.block;
+        self.begin_for(records)?;
+        let ix = records.topic;
         let Some(sync) = self.tracks[ix].writing.as_ref().map(|w| w.sync) else { return Ok(()) };
-        let bodies = std::mem::take(&mut records.bodies);
-        let bytes = block(codec, &sync, records.count, bodies).map_err(|e| self.failed(&e))?;
+        let bytes = block(&sync, records.count, &packed.content);
         self.with_room(|own| {
             let Some(writing) = own.tracks[ix].writing.as_mut() else { return Ok(()) };
             append(writing, &bytes)
@@ -196,7 +197,7 @@ impl Writer {
             track.end.end = records.position + records.count;
         }
         self.dirty = true;
-        self.waiting.fetch_sub(size, Ordering::Relaxed);
+        self.waiting.fetch_sub(packed.size, Ordering::Relaxed);
         Ok(())
     }
 

@@ -265,6 +265,14 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
+        // In librdkafka 2.12.1 a client that goes down frees the text of its last transaction error (`rd_kafka_txns_term`)
+        // while its broker threads still take answers, and one that says "fenced" frees it again: the process ends. So
+        // nothing is on its way when it goes down; answers to what was taken back here are ignored.
+        // SAFETY: the client lives; the answer could only say that the flags are wrong.
+        let _ = unsafe {
+            let flags = sys::RD_KAFKA_PURGE_F_QUEUE | sys::RD_KAFKA_PURGE_F_INFLIGHT;
+            sys::rd_kafka_purge(self.client.native_ptr(), flags)
+        };
         // SAFETY: each was taken once in `new`; the client is dropped after this body and waits for nothing.
         unsafe {
             for topic in &self.topics {
