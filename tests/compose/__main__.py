@@ -1,6 +1,7 @@
 """The command line of compose/test."""
 
 import argparse
+import concurrent.futures
 import signal
 import sys
 import time
@@ -11,9 +12,10 @@ from ground.paths import Problem
 import engine
 import images
 from scenario import Scenario
-from stack import BROKERS, Stack
+from stack import BROKERS, STOPPED, Stack
 
 DID_NOT_RUN = 3
+AT_ONCE = 2  # stacks: most of a run is waiting for containers
 
 
 def say(text):
@@ -39,14 +41,21 @@ def arguments(words):
     return said
 
 
-def one(stack, said):
-    """Runs one profile; whether it passed."""
+def prepare(stack):
+    """Checks the files and builds the images of one profile; whether that worked."""
     try:
         stack.check()
         stack.build()
-        if said.images_only:
-            say(f"{stack.profile}: images are there")
-            return True
+    except Problem as problem:
+        say(f"{stack.profile}: FAILED: {problem}")
+        return False
+    say(f"{stack.profile}: images are there")
+    return True
+
+
+def one(stack, said):
+    """Runs one profile; whether it passed."""
+    try:
         Scenario(stack, say).run()
     except Problem as problem:
         say(f"{stack.profile}: FAILED: {problem}")
@@ -66,6 +75,23 @@ def one(stack, said):
     return True
 
 
+def all_of(stacks, said):
+    """Runs the stacks, some at once; the profiles that failed."""
+    # One after the other, since they share layers.
+    ready = [stack for stack in stacks if prepare(stack)]
+    passed = ready
+    if not said.images_only:
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            try:
+                results = list(pool.map(lambda stack: one(stack, said), ready))
+            except BaseException:
+                STOPPED.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+        passed = [stack for stack, fine in zip(ready, results) if fine]
+    return [stack.profile for stack in stacks if stack not in passed]
+
+
 def main(words):
     """Returns the exit status."""
     said = arguments(words)
@@ -80,7 +106,7 @@ def main(words):
             # An engine may answer and still not be allowed to start anything, as within a container of others.
             docker.probe(said.base or images.BASE)
             variables = {"LOCAL": str(folder), "BASE": said.base or images.BASE}
-            failed = [name for name in said.profiles if not one(Stack(docker, name, said.rate, variables), said)]
+            failed = all_of([Stack(docker, name, said.rate, variables) for name in said.profiles], said)
     except engine.NoEngine as why:
         say(f"DID NOT RUN: {why}\n{engine.HOW}")
         return DID_NOT_RUN

@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 import tempfile
+import threading
 import time
 
 from ground import paths
@@ -21,10 +22,15 @@ GROUPS = ("robinhood", "lake", "audit")
 JOURNALS = "/var/lib/mdt-sim"
 
 
+STOPPED = threading.Event()  # the whole test was asked to end
+
+
 def until(what, condition, seconds=300):
     """Waits for what must come; gives up, and says what did not come."""
     end = time.monotonic() + seconds
     while True:
+        if STOPPED.is_set():
+            raise Problem("the test was asked to end")
         found = condition()
         if found:
             return found

@@ -249,6 +249,13 @@ impl Run {
         self.running().iter().map(|m| m.durable).collect()
     }
 
+    /// What is durable by now, as far as that is known: what was before, of a pipeline that has ended and waits for its
+    /// broker to begin again.
+    pub fn durable_by_now(&self, before: Vec<u64>) -> Vec<u64> {
+        let running = self.bridge.running(self.sim.mdts().len());
+        running.map_or(before, |mdts| mdts.iter().map(|m| m.durable).collect())
+    }
+
     /// Waits until everything was cleared, ends all processes in good order, and has the run judged.
     pub fn finish(mut self, fault: &str, runs: u32, recovery_ms: u64) {
         self.all_cleared();

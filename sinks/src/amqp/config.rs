@@ -59,6 +59,9 @@ pub struct AmqpConfig {
     pub heartbeat_ms: u32,
     /// Longest time that one request to the broker may take before it counts as unavailable, at least 1,000 ms.
     pub request_timeout_ms: u32,
+    /// The connection is given up when the broker confirms nothing of what it was sent for this time and does not say
+    /// that it is blocked, 1,000 to 86,400,000 ms: it happens that it forgets a connection's messages and keeps it.
+    pub confirm_timeout_ms: u32,
     /// How often answers are written into State while they come, 10 to 10,000 ms.
     pub answers_every_ms: u32,
     /// Name of this bridge, shown as the connections' name.
@@ -87,6 +90,7 @@ impl Default for AmqpConfig {
             replicas: None,
             heartbeat_ms: 10_000,
             request_timeout_ms: 10_000,
+            confirm_timeout_ms: 120_000,
             answers_every_ms: 300,
             instance: "clbridge".to_owned(),
         }
@@ -120,6 +124,7 @@ impl AmqpConfig {
             ("replicas", u64::from(self.replicas.unwrap_or(1)), 1, 64),
             ("heartbeat_ms", u64::from(self.heartbeat_ms), 1_000, 300_000),
             ("request_timeout_ms", u64::from(self.request_timeout_ms), 1_000, 3_600_000),
+            ("confirm_timeout_ms", u64::from(self.confirm_timeout_ms), 1_000, 86_400_000),
             ("answers_every_ms", u64::from(self.answers_every_ms), 10, 10_000),
         ] {
             if !(from..=to).contains(&value) {

@@ -92,6 +92,8 @@ pub(super) struct Keeper {
     /// Distinguishes this life's States from all others'.
     pub(super) writer: String,
     pub(super) every: Duration,
+    /// How long the broker may leave a State unconfirmed while it is not blocked.
+    pub(super) patience: Duration,
     /// The last State, with what it said of tails.
     pub(super) last: Option<(State, Vec<Option<u64>>)>,
     /// Tag of the delivery that holds the newest State.
@@ -138,6 +140,8 @@ impl Keeper {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // One of this life's States has come back.
         let mut begun = false;
+        // When the broker last said that it is no longer blocked.
+        let mut unblocked = Instant::now();
         let mut events = Box::pin(self.records.events_listener());
         loop {
             if writing.is_none() {
@@ -198,9 +202,12 @@ impl Keeper {
                 },
                 event = events.next() => match event {
                     Some(Event::ConnectionBlocked(why)) => {
+                        self.life.blocked.store(true, Ordering::Release);
                         tracing::warn!(mdt = %self.life.mdt, why, "the broker takes nothing more: publishing waits");
                     }
                     Some(Event::ConnectionUnblocked) => {
+                        self.life.blocked.store(false, Ordering::Release);
+                        unblocked = Instant::now();
                         tracing::info!(mdt = %self.life.mdt, "the broker takes records again");
                     }
                     Some(Event::Error(e)) => return Some(Death::Lost(format!("the connection was lost: {e}"))),
@@ -210,6 +217,10 @@ impl Keeper {
                 _ = tick.tick() => {
                     if writing.as_ref().is_some_and(|w| w.confirmed && w.since.elapsed() > BACK) {
                         return Some(Death::Lost("State was confirmed but is not in its queue".to_owned()));
+                    }
+                    let unanswered = writing.as_ref().filter(|w| !w.confirmed).map(|w| w.since.max(unblocked).elapsed());
+                    if unanswered.is_some_and(|d| d > self.patience) && !self.life.blocked.load(Ordering::Acquire) {
+                        return Some(silent(self.patience));
                     }
                     let news = answered > told || self.life.dirty.load(Ordering::Acquire);
                     if writing.is_none() && wanted.is_none() && news && self.last.is_some() {
@@ -330,6 +341,15 @@ impl Keeper {
 
 fn owner(d: &Delivery) -> Option<String> {
     d.properties.app_id().as_ref().map(|o| o.as_str().to_owned())
+}
+
+/// The broker confirms nothing and does not say why.
+pub(super) fn silent(patience: Duration) -> Death {
+    Death::Lost(format!(
+        "the broker has confirmed nothing for {} s of what it was sent; if this repeats itself, look whether a queue has \
+         lost its majority",
+        patience.as_secs()
+    ))
 }
 
 /// A message came back: no queue took it. Which one it was stands in it; lapin may hand it out with another's confirm.

@@ -53,6 +53,8 @@ pub(super) struct Life {
     routes_version: AtomicU64,
     /// Some group's ranges are too large.
     full: AtomicBool,
+    /// The broker says that it takes nothing now.
+    pub(super) blocked: AtomicBool,
     dead: Mutex<Option<Death>>,
     /// Numbers of States that are durable and not yet reported.
     stored: Mutex<VecDeque<u64>>,
@@ -113,6 +115,7 @@ impl Life {
             topics,
             routes_version: AtomicU64::new(1),
             full: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
             dead: Mutex::default(),
             stored: Mutex::default(),
             confirmed: Mutex::new(confirmed),

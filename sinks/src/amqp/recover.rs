@@ -87,6 +87,7 @@ impl Shared {
             key: AmqpConfig::state_key(mdt),
             writer,
             every: Duration::from_millis(u64::from(self.config.answers_every_ms)),
+            patience: Duration::from_millis(u64::from(self.config.confirm_timeout_ms)),
             last: found.clone().map(|state| (state, tails.clone())),
             held: state.delivery_tag,
         };

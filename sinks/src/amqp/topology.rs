@@ -235,7 +235,10 @@ impl Shared {
             return Err(SinkError::Mismatch {
                 what: format!("setting amqp.shards.{group}"),
                 why: format!("is {shards}, but {topic} has {} shards for the group", member.shards),
-                hint: "let the group read everything, remove it, delete its queues, and add it again".to_owned(),
+                hint:
+                    "let the group read everything and remove it; with the bridge stopped delete its queues; start the \
+                       bridge and add the group again"
+                        .to_owned(),
             });
         }
         member.confirm = confirm;

@@ -25,9 +25,7 @@ pub fn the_broker_killed_and_restarted(sink: Sink) {
     let before = run.durable();
     run.broker.kill9();
     std::thread::sleep(Duration::from_secs(1));
-    // (a pipeline goes on, and tells what became durable until then; or it has ended and waits for the broker to begin again)
-    let now = run.bridge.running(run.sim.mdts().len());
-    let before = now.map_or(before, |mdts| mdts.iter().map(|m| m.durable).collect());
+    let before = run.durable_by_now(before);
     run.broker.restart();
     let began = Instant::now();
 

@@ -84,9 +84,10 @@ fn nothing_is_lost_when_brokers_stall_one_by_one_and_all_together() {
             run.broker.in_sync();
         }
         // and when all stand still
+        let before = run.durable();
         run.broker.stop();
         std::thread::sleep(Duration::from_secs(5));
-        let before = run.durable();
+        let before = run.durable_by_now(before);
         run.broker.cont();
         recovery_ms = recovery_ms.max(flows_again(&run, &before));
         run.broker.in_sync();
@@ -105,10 +106,11 @@ fn nothing_is_lost_when_a_follower_is_stopped_while_the_leader_is_killed() {
         // when a follower stands still and the leader is killed before anybody has noticed
         let (leader, followers) = run.broker.replicas(&topic, 0);
         let follower = followers[0];
+        let before = run.durable();
         run.broker.one(follower, "stall");
         run.broker.one(leader, "kill");
         std::thread::sleep(Duration::from_secs(3));
-        let before = run.durable();
+        let before = run.durable_by_now(before);
         tell!("partition 0: leader {leader} killed while follower {follower} stood still");
 
         // then nothing is confirmed by the one that is left, and all flows when the two are back
@@ -129,9 +131,10 @@ fn nothing_is_lost_when_the_network_between_bridge_and_brokers_is_cut() {
     for _ in 0..rounds {
         for (traffic, seconds) in [(Traffic::Held, 8), (Traffic::Cut, 8)] {
             // when nothing passes for a while
+            let before = run.durable();
             run.broker.traffic(traffic);
             std::thread::sleep(Duration::from_secs(seconds));
-            let before = run.durable();
+            let before = run.durable_by_now(before);
             run.broker.traffic(Traffic::Passes);
 
             // then all flows when it does again

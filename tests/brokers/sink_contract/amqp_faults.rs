@@ -13,7 +13,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Confirmation};
 
 use crate::amqp::Amqp;
-use crate::amqp_scene::{Client, close_connection, ctl, dies, fill, own, start};
+use crate::amqp_scene::{Client, close_connection, ctl, dies, ends, fill, own, queue_process, start};
 use crate::faults::unless_unavailable;
 use crate::ground::{
     HANG, On, Seen, counts, heads, id, id_in, index_of, message, new_group, payload, retry, spec, take, wait_for,
@@ -72,6 +72,41 @@ async fn amqp_a_queue_that_refuses_ends_the_publisher() {
     ctl(&["clear_policy", &name]);
     assert!(told.to_string().contains("nack"), "{told}");
     assert!(seen.places.len() < 10, "{:?}", seen.places);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn amqp_a_broker_that_confirms_nothing_is_given_up_and_what_it_was_sent_is_published_again() {
+    let _turn = On::Amqp.shared().await;
+    let config = AmqpConfig { confirm_timeout_ms: 2_000, ..Amqp::new().config() };
+    for of_state in [false, true] {
+        // given a queue of records, or that of State, that takes what it is sent and says nothing
+        let group = new_group("silent");
+        let mut own = own(config.clone(), &[&group]).await;
+        own.write(1..=10);
+        let silent = if of_state { format!("{}.state.{}", own.config.own_prefix, own.mdt) } else { own.queue(&group) };
+        queue_process("suspend", &silent);
+        // then its publisher ends within the time that is configured for that, and says why
+        let (told, next) = if of_state {
+            own.state.number += 1;
+            retry(&mut *own.publisher, &mut Seen::default(), |p| p.store(&own.state));
+            (ends(&mut own), 11)
+        } else {
+            let (told, seen, next) = dies(&mut own, 11);
+            assert!(seen.places.is_empty(), "{:?}", seen.places);
+            (told, next)
+        };
+        queue_process("resume", &silent);
+        assert!(
+            matches!(&told, SinkError::Unavailable { why, .. } if why.contains("confirmed nothing for 2 s")),
+            "{told}"
+        );
+        // and the next start publishes it again
+        let mut again = own.again().await;
+        again.write(11..=next + 10);
+        let mut member = again.member(&group);
+        let all = take(&mut *member, true, |all| counts(all).contains_key(&(next + 10))).await;
+        assert_eq!(counts(&all).into_keys().collect::<Vec<_>>(), (1..=next + 10).collect::<Vec<_>>());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

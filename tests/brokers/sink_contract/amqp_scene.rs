@@ -201,6 +201,26 @@ pub async fn close_connection(called: &str) {
     }
 }
 
+/// Suspends or resumes the process that is a queue: meanwhile it takes what it is sent and says nothing.
+pub fn queue_process(verb: &str, queue: &str) {
+    let find = format!(
+        "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>)), \
+         {{Name, _}} = amqqueue:get_pid(Q), sys:{verb}(Name)."
+    );
+    ctl(&["eval", &find]);
+}
+
+/// Waits until the publisher says that it is dead: what it says.
+pub fn ends(own: &mut Own) -> SinkError {
+    let began = Instant::now();
+    loop {
+        match own.publisher.poll(Duration::from_millis(10), &mut |_| {}) {
+            Ok(()) => assert!(began.elapsed() < HANG, "it lives"),
+            Err(e) => return e,
+        }
+    }
+}
+
 /// Publishes from `next` on until the publisher says that it is dead: what it says, what it has reported, and the first
 /// record that it did not take.
 pub fn dies(own: &mut Own, mut next: u64) -> (SinkError, Seen, u64) {

@@ -57,8 +57,12 @@ async fn seat() -> SemaphorePermit<'static> {
     SEATS.acquire().await.expect("it is never closed")
 }
 
-/// Writes down that this thread's sentence holds, for `tests/lib/campaign contract`.
+/// Writes down that this thread's sentence holds, for `tests/lib/campaign contract`; what holds on an old server too is
+/// no part of that.
 pub fn passed(sentence: &str) {
+    if crate::nats::is_old() {
+        return;
+    }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("report");
     std::fs::create_dir_all(&folder).unwrap();
     let mut file = OpenOptions::new().create(true).append(true).open(folder.join("sink_contract.passed")).unwrap();

@@ -21,7 +21,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::config::AmqpConfig;
 use super::label::Span;
-use super::lease::Store;
+use super::lease::{Store, silent};
 use super::life::{Death, Life};
 use super::link::{PERSISTENT, short};
 use super::topology::{KEY_HEADER, PACKED, RETRACTION};
@@ -56,6 +56,7 @@ pub(super) struct AmqpPublisher {
     window: Window,
     frontiers: Frontiers,
     per_message: u64,
+    patience: Duration,
     /// Accepted and not durable: records, and their bytes.
     undurable: (u64, u64),
     /// Places whose message is durable already.
@@ -88,6 +89,7 @@ impl AmqpPublisher {
             window: Window::new(config.window as usize, config.memory_bytes / 2),
             frontiers: Frontiers::new(frontier, tails, life.topics.len(), config.most_repeated),
             per_message: u64::from(config.records_per_message),
+            patience: Duration::from_millis(u64::from(config.confirm_timeout_ms)),
             undurable: (0, 0),
             unreported: Vec::new(),
             stalled: None,
@@ -202,6 +204,11 @@ impl AmqpPublisher {
                 durable(Durable::At { topic, at, id });
             }
         });
+        if self.life.blocked.load(Ordering::Acquire) {
+            self.window.heard();
+        }
+        let any = any
+            .and_then(|any| if self.window.silence() > self.patience { Err(silent(self.patience)) } else { Ok(any) });
         any.or_else(|death| {
             self.life.die(death);
             self.life.ensure_alive().map(|()| false)

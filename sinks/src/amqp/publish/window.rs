@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -48,6 +49,8 @@ pub(super) struct Window {
     most: usize,
     cost: usize,
     most_cost: usize,
+    /// When something was confirmed for the last time, or sent while nothing was on its way.
+    heard: Instant,
     /// Messages sent, and confirmed, so far.
     pub(super) sent: u64,
     pub(super) confirmed: u64,
@@ -56,7 +59,7 @@ pub(super) struct Window {
 impl Window {
     /// At most so many messages, and bytes of them.
     pub(super) fn new(most: usize, most_cost: usize) -> Self {
-        Self { flights: VecDeque::new(), most, cost: 0, most_cost, sent: 0, confirmed: 0 }
+        Self { flights: VecDeque::new(), most, cost: 0, most_cost, heard: Instant::now(), sent: 0, confirmed: 0 }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -64,9 +67,22 @@ impl Window {
     }
 
     pub(super) fn push(&mut self, flight: Flight) {
+        if self.flights.is_empty() {
+            self.heard();
+        }
         self.cost += flight.cost;
         self.sent += 1;
         self.flights.push_back(flight);
+    }
+
+    /// How long the broker has been expected to confirm something.
+    pub(super) fn silence(&self) -> Duration {
+        if self.flights.is_empty() { Duration::ZERO } else { self.heard.elapsed() }
+    }
+
+    /// Nothing was to be expected of the broker until now.
+    pub(super) fn heard(&mut self) {
+        self.heard = Instant::now();
     }
 
     /// The message that went out last, unless it is confirmed already.
@@ -109,6 +125,7 @@ impl Window {
             self.confirmed += 1;
             each(flight);
         }
+        self.heard();
         Ok(true)
     }
 }
