@@ -14,9 +14,9 @@ use lapin::{BasicProperties, Confirmation};
 
 use crate::amqp::Amqp;
 use crate::amqp_scene::{Client, close_connection, ctl, dies, ends, fill, own, queue_process, start};
-use crate::faults::unless_unavailable;
 use crate::ground::{
-    HANG, On, Seen, counts, heads, id, id_in, index_of, message, new_group, payload, retry, spec, take, wait_for,
+    HANG, On, Seen, counts, heads, id, id_in, index_of, message, new_group, payload, retry, spec, take,
+    unless_unavailable, wait_for,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

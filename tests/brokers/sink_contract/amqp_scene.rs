@@ -16,7 +16,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
-use crate::ground::{HANG, Seen, id, id_in, message, new_mdt, payload, retry, spec, variable, wait_for};
+use crate::ground::{HANG, Seen, id, id_in, message, new_mdt, payload, recovered, retry, spec, variable, wait_for};
 
 /// A published MDT and the sink that publishes it.
 pub struct Own {
@@ -42,7 +42,7 @@ pub async fn start(config: AmqpConfig, mdt: MdtName, groups: &[&str]) -> Own {
     for group in groups {
         sink.register(group, &topic, StartAt::Newest).await.unwrap();
     }
-    let recovered = sink.recover(&mdt, std::slice::from_ref(&topic)).await.unwrap();
+    let recovered = recovered(&sink, &mdt, std::slice::from_ref(&topic)).await;
     let state = recovered.state.unwrap_or_else(|| State::first(mdt.clone(), "own".to_owned()));
     Own { sink, config, mdt, topic, publisher: recovered.publisher, state, tail: recovered.tails[0][0] }
 }

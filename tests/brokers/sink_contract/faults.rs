@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use clbridge_sinks::{Refused, SinkError, StartAt, Stored};
 
 use crate::ground::{
-    Ground, HANG, Mdt, Seen, counts, does_not_apply, heads, id, index_of, indexes, message, new_group, payload, retry,
-    take, wait_for,
+    Ground, HANG, Mdt, Seen, counts, does_not_apply, heads, id, index_of, indexes, message, new_group, payload,
+    recovered, retry, take, unless_unavailable, wait_for,
 };
 
 /// Resident memory of this process, bytes.
@@ -164,7 +164,7 @@ pub async fn readers_go_on_by_themselves_when_the_broker_was_killed_and_restarte
     let began = Instant::now();
     let (name, topics, sink) = (mdt.name.clone(), mdt.topics.clone(), g.sink());
     drop(mdt);
-    let recovered = sink.recover(&name, &topics).await.unwrap();
+    let recovered = recovered(&*sink, &name, &topics).await;
     let mut mdt = Mdt { publisher: recovered.publisher, state: recovered.state.unwrap(), name, sink, topics };
     // then the member, asked again as long as the broker cannot answer, gets the rest, and its group has all
     loop {
@@ -192,17 +192,5 @@ pub async fn readers_go_on_by_themselves_when_the_broker_was_killed_and_restarte
         let all = take(&mut **reader, done, |all| counts(all).contains_key(&330)).await;
         let new: Vec<u64> = counts(&all).into_keys().filter(|index| *index > 300).collect();
         assert_eq!(new, (301..=330).collect::<Vec<_>>());
-    }
-}
-
-/// What was asked for; `None` where the broker cannot answer now.
-pub fn unless_unavailable<T>(answer: Result<T, SinkError>) -> Option<T> {
-    match answer {
-        Ok(answer) => Some(answer),
-        Err(e @ SinkError::Unavailable { .. }) => {
-            println!("{e}");
-            None
-        }
-        Err(e) => panic!("{e}"),
     }
 }

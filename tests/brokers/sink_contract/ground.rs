@@ -222,7 +222,7 @@ impl Mdt {
         let sink = g.sink();
         let specs: Vec<TopicSpec> = feeds.iter().map(|f| spec(&name, *f)).collect();
         let topics = sink.prepare(&specs, None).await.unwrap();
-        let recovered = sink.recover(&name, &topics).await.unwrap();
+        let recovered = recovered(&*sink, &name, &topics).await;
         let state = recovered.state.unwrap_or_else(|| State::first(name.clone(), "contract".to_owned()));
         Self { publisher: recovered.publisher, state, name, sink, topics }
     }
@@ -239,7 +239,7 @@ impl Mdt {
     pub async fn crash(self, g: &dyn Ground) -> (Recovered, Vec<Topic>) {
         drop(self.publisher);
         let sink = g.sink();
-        let recovered = sink.recover(&self.name, &self.topics).await.unwrap();
+        let recovered = recovered(&*sink, &self.name, &self.topics).await;
         (recovered, self.topics)
     }
 
@@ -276,6 +276,30 @@ impl Mdt {
     /// Everything that can be read of the first topic, by partition.
     pub async fn read_all(&self) -> Vec<Vec<Stored>> {
         read_all(&*self.sink, self.topic()).await
+    }
+}
+
+/// What was asked for; `None` where the broker cannot answer now.
+pub fn unless_unavailable<T>(answer: Result<T, SinkError>) -> Option<T> {
+    match answer {
+        Ok(answer) => Some(answer),
+        Err(e @ SinkError::Unavailable { .. }) => {
+            println!("{e}");
+            None
+        }
+        Err(e) => panic!("{e}"),
+    }
+}
+
+/// A start, tried again while the broker cannot answer, as a bridge does.
+pub async fn recovered(sink: &dyn Sink, name: &MdtName, topics: &[Topic]) -> Recovered {
+    let began = Instant::now();
+    loop {
+        if let Some(recovered) = unless_unavailable(sink.recover(name, topics).await) {
+            return recovered;
+        }
+        assert!(began.elapsed() < HANG, "it never starts");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -9,7 +9,7 @@ use clbridge_sinks::nats::NatsSink;
 use clbridge_sinks::{GroupObserver, SinkError, StartAt, Topic};
 use futures_util::StreamExt;
 
-use crate::ground::{Ground as _, HANG, Mdt, On, mismatch, new_group};
+use crate::ground::{Ground as _, HANG, Mdt, On, mismatch, new_group, unless_unavailable};
 use crate::nats::{Nats, is_old};
 
 /// Records that are there at first, and those that the group has acknowledged.
@@ -356,7 +356,7 @@ async fn a_floor_that_falls_back_when_the_server_is_killed_holds_until_it_has_co
     println!("after the kill: {seen:?}");
     assert!(matches!(seen, Verdict::WentBack | Verdict::At(_)), "{seen:?}");
     // and comes back by what is delivered and acknowledged again
-    while scene.seen_after(&scene.watching, upto).await.unwrap() != Verdict::At(upto) {
+    while unless_unavailable(scene.seen_after(&scene.watching, upto).await) != Some(Verdict::At(upto)) {
         let consumer = scene.consumer().await;
         let mut batch = consumer.fetch().max_messages(100).expires(Duration::from_secs(1)).messages().await.unwrap();
         while let Some(Ok(message)) = batch.next().await {
