@@ -101,7 +101,7 @@ async fn amqp_a_group_that_has_nothing_left_to_answer_is_told_and_begins_anew_wh
         own.write(11..=20);
         let mut own = own.again().await;
         own.write(21..=30);
-        let all = take(&mut *own.member(&group), true, |all| counts(all).contains_key(&30)).await;
+        let all = take(&mut *own.member(&group), true, |all| counts(all).len() >= 20).await;
         assert_eq!(counts(&all).into_keys().collect::<Vec<_>>(), (11..=30).collect::<Vec<_>>());
         own.reaches(&group, id(31), false).await;
     }

@@ -77,7 +77,7 @@ async fn amqp_a_queue_that_refuses_ends_the_publisher() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn amqp_a_broker_that_confirms_nothing_is_given_up_and_what_it_was_sent_is_published_again() {
     let _turn = On::Amqp.shared().await;
-    let config = AmqpConfig { confirm_timeout_ms: 2_000, ..Amqp::new().config() };
+    let config = AmqpConfig { confirm_timeout_ms: 6_000, ..Amqp::new().config() };
     for of_state in [false, true] {
         // given a queue of records, or that of State, that takes what it is sent and says nothing
         let group = new_group("silent");
@@ -97,14 +97,14 @@ async fn amqp_a_broker_that_confirms_nothing_is_given_up_and_what_it_was_sent_is
         };
         queue_process("resume", &silent);
         assert!(
-            matches!(&told, SinkError::Unavailable { why, .. } if why.contains("confirmed nothing for 2 s")),
+            matches!(&told, SinkError::Unavailable { why, .. } if why.contains("confirmed nothing for 6 s")),
             "{told}"
         );
         // and the next start publishes it again
         let mut again = own.again().await;
         again.write(11..=next + 10);
         let mut member = again.member(&group);
-        let all = take(&mut *member, true, |all| counts(all).contains_key(&(next + 10))).await;
+        let all = take(&mut *member, true, |all| counts(all).len() as u64 >= next + 10).await;
         assert_eq!(counts(&all).into_keys().collect::<Vec<_>>(), (1..=next + 10).collect::<Vec<_>>());
     }
 }

@@ -85,7 +85,7 @@ async fn amqp_what_a_start_finds_of_answers_is_what_the_last_state_told() {
     // when another process starts, then it knows, and what was answered meanwhile comes to it
     let second = first.again().await;
     second.reaches(&group, id(31), false).await;
-    take(&mut *member, true, |all| counts(all).contains_key(&50)).await;
+    take(&mut *member, true, |all| counts(all).len() >= 20).await;
     second.reaches(&group, id(51), false).await;
 }
 
@@ -149,7 +149,7 @@ async fn amqp_packed_records_come_one_by_one_and_are_answered_together() {
     member.done(&part).await.unwrap();
     own.reaches(&group, id(101), false).await;
     assert_eq!(own.floor(&group).await | 1, Position::of_identity(0, id(101), false).unwrap().offset);
-    let rest = take(&mut *member, true, |all| counts(all).contains_key(&1030)).await;
+    let rest = take(&mut *member, true, |all| counts(all).len() >= 880).await;
     assert_eq!(counts(&rest).into_keys().collect::<Vec<_>>(), (151..=1030).collect::<Vec<_>>());
     own.reaches(&group, id(1031), false).await;
 }
