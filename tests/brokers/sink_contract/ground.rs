@@ -221,7 +221,7 @@ impl Mdt {
     pub async fn named(g: &dyn Ground, name: MdtName, feeds: &[Option<&str>]) -> Self {
         let sink = g.sink();
         let specs: Vec<TopicSpec> = feeds.iter().map(|f| spec(&name, *f)).collect();
-        let topics = sink.prepare(&specs, None).await.unwrap();
+        let topics = prepared(&*sink, &specs).await;
         let recovered = recovered(&*sink, &name, &topics).await;
         let state = recovered.state.unwrap_or_else(|| State::first(name.clone(), "contract".to_owned()));
         Self { publisher: recovered.publisher, state, name, sink, topics }
@@ -291,16 +291,26 @@ pub fn unless_unavailable<T>(answer: Result<T, SinkError>) -> Option<T> {
     }
 }
 
-/// A start, tried again while the broker cannot answer, as a bridge does.
-pub async fn recovered(sink: &dyn Sink, name: &MdtName, topics: &[Topic]) -> Recovered {
+/// What is asked for, asked again while the broker cannot answer, as a bridge does.
+async fn answered<T, F: Future<Output = Result<T, SinkError>>>(mut ask: impl FnMut() -> F) -> T {
     let began = Instant::now();
     loop {
-        if let Some(recovered) = unless_unavailable(sink.recover(name, topics).await) {
-            return recovered;
+        if let Some(answer) = unless_unavailable(ask().await) {
+            return answer;
         }
-        assert!(began.elapsed() < HANG, "it never starts");
+        assert!(began.elapsed() < HANG, "the broker never answers");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// The topics of a start.
+async fn prepared(sink: &dyn Sink, specs: &[TopicSpec]) -> Vec<Topic> {
+    answered(|| sink.prepare(specs, None)).await
+}
+
+/// A start.
+pub async fn recovered(sink: &dyn Sink, name: &MdtName, topics: &[Topic]) -> Recovered {
+    answered(|| sink.recover(name, topics)).await
 }
 
 pub async fn read_all(sink: &dyn Sink, topic: &Topic) -> Vec<Vec<Stored>> {

@@ -34,8 +34,9 @@ impl Kafka {
             bootstrap_servers: self.bootstrap.clone(),
             delivery: self.delivery,
             memory_bytes: self.memory(),
+            // (longer than a busy machine stands still)
             request_timeout_ms: 60_000,
-            transaction_timeout_ms: 60_000,
+            transaction_timeout_ms: 120_000,
             ..KafkaConfig::default()
         })
         .unwrap()
