@@ -168,7 +168,11 @@ async fn a_right_that_is_missing_is_told_by_its_name() {
 "#,
     );
     let env = start("nats-poor", &["--config", path.to_str().unwrap()]);
-    let poor = sink(&env, |c| (c.user, c.password) = (Some("poor".to_owned()), Some("p".to_owned())));
+    let poor = sink(&env, |c| {
+        (c.user, c.password) = (Some("poor".to_owned()), Some("p".to_owned()));
+        // (what may not be asked stays without an answer)
+        c.request_timeout_ms = 5_000;
+    });
     let told = poor.prepare(&[spec(&new_mdt(), None)], None).await;
     let Err(SinkError::Unauthorised { why, .. }) = told else { panic!("{told:?}") };
     assert!(why.contains("$JS.API.STREAM.CREATE"), "{why}");

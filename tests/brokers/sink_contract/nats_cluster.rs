@@ -21,12 +21,7 @@ async fn of_three_servers_the_leader_dies_under_load_and_nothing_is_lost_or_doub
     let _turn = On::Nats.shared().await;
     // given three servers that keep everything three times
     let env = start("nats-three", &["--servers", "3"]);
-    let make = || {
-        sink(&env, |c| {
-            c.replicas = 3;
-            c.request_timeout_ms = 20_000;
-        })
-    };
+    let make = || sink(&env, |c| c.replicas = 3);
     let (one, name) = (make(), new_mdt());
     let topics = one.prepare(&[spec(&name, None)], None).await.unwrap();
     assert_eq!(topics[0].replicas, 3);

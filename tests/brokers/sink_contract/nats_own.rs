@@ -21,7 +21,7 @@ pub fn sink(env: &BTreeMap<String, String>, change: impl FnOnce(&mut NatsConfig)
     let mut config = NatsConfig {
         servers: env["NATS_URL"].clone(),
         ack_wait_ms: 2_000,
-        request_timeout_ms: 5_000,
+        request_timeout_ms: 20_000,
         memory_bytes: 32 << 20,
         ..NatsConfig::default()
     };
