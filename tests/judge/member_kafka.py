@@ -20,6 +20,8 @@ class Member(membership.Member):
             "enable.auto.commit": False, "enable.auto.offset.store": False, "isolation.level": "read_committed",
             "auto.offset.reset": said.reset, "fetch.wait.max.ms": 50, "topic.metadata.refresh.interval.ms": 2000,
             "allow.auto.create.topics": False,
+            # What was asked of a coordinator that stood still is asked again after this time, not after a minute.
+            "socket.timeout.ms": 10000,
         }
         if said.protocol == "consumer":
             settings["group.protocol"] = "consumer"

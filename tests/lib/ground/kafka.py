@@ -28,6 +28,9 @@ DEFAULTS = {
     "num.network.threads": "2",
     "num.io.threads": "4",
     "background.threads": "4",
+    # On a busy machine a broker may stand still for ten seconds; alone, it must not be taken for dead then. (After a
+    # kill it is not itself again before this is over.)
+    "broker.session.timeout.ms": "15000",
 }
 LOG4J = """status = error
 appender.console.type = Console
