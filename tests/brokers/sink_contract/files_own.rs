@@ -14,7 +14,7 @@ use clbridge_sinks::{
 use crate::files::{Files, first_of};
 use crate::ground::{
     Ground as _, HANG, Mdt, Seen, counts, id, id_in, indexes, message, new_group, payload, publish_one, read_all,
-    retry, take, wait_for,
+    recovered, retry, take, wait_for,
 };
 
 fn open(files: &[PathBuf]) -> Vec<&PathBuf> {
@@ -245,16 +245,7 @@ async fn a_bridge_that_dies_on_a_full_disk_starts_again_on_it() {
     let name = mdt.name.clone();
     drop(mdt.publisher);
     // when it starts while the disk is still full (the old one's thread is over in a moment)
-    let began = Instant::now();
-    let recovered = loop {
-        match g.sink().recover(&name, &mdt.topics).await {
-            Ok(recovered) => break recovered,
-            Err(SinkError::Unavailable { .. }) if began.elapsed() < HANG => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            Err(e) => panic!("{e}"),
-        }
-    };
+    let recovered = recovered(&*g.sink(), &name, &mdt.topics).await;
     // then it finds what was durable, and State can be written
     let mut state = recovered.state.unwrap();
     assert_eq!(state.frontier.unwrap().id, id(100));

@@ -292,7 +292,7 @@ pub fn unless_unavailable<T>(answer: Result<T, SinkError>) -> Option<T> {
 }
 
 /// What is asked for, asked again while the broker cannot answer, as a bridge does.
-async fn answered<T, F: Future<Output = Result<T, SinkError>>>(mut ask: impl FnMut() -> F) -> T {
+pub async fn answered<T, F: Future<Output = Result<T, SinkError>>>(mut ask: impl FnMut() -> F) -> T {
     let began = Instant::now();
     loop {
         if let Some(answer) = unless_unavailable(ask().await) {

@@ -9,7 +9,7 @@ use clbridge_sinks::nats::NatsSink;
 use clbridge_sinks::{GroupObserver, SinkError, StartAt, Topic};
 use futures_util::StreamExt;
 
-use crate::ground::{Ground as _, HANG, Mdt, On, mismatch, new_group, unless_unavailable};
+use crate::ground::{Ground as _, HANG, Mdt, On, answered, mismatch, new_group, unless_unavailable};
 use crate::nats::{Nats, is_old};
 
 /// Records that are there at first, and those that the group has acknowledged.
@@ -345,14 +345,7 @@ async fn a_floor_that_falls_back_when_the_server_is_killed_holds_until_it_has_co
     scene.g.kill_and_restart();
     // then the group is where it was or before, never beyond
     let began = Instant::now();
-    let seen = loop {
-        match scene.seen_by(&scene.g.make()).await {
-            Ok(seen) => break seen,
-            Err(SinkError::Unavailable { .. }) => tokio::time::sleep(Duration::from_millis(100)).await,
-            Err(e) => panic!("{e}"),
-        }
-        assert!(began.elapsed() < HANG);
-    };
+    let seen = answered(|| async { scene.seen_by(&scene.g.make()).await }).await;
     println!("after the kill: {seen:?}");
     assert!(matches!(seen, Verdict::WentBack | Verdict::At(_)), "{seen:?}");
     // and comes back by what is delivered and acknowledged again
