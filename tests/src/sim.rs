@@ -79,6 +79,16 @@ impl Sim {
         self.control().emit(Plan { total, rate, max_files: 2000, ..Plan::default() }, false).unwrap();
     }
 
+    /// As [`Sim::emit`] until [`Sim::emit_stop`], of which a quarter comes in bursts: a server at a steady rate that its
+    /// disk is too fast for never has much on its way.
+    pub fn emit_in_bursts(&self, rate: u64) {
+        let (burst_every_ms, burst_ms) = (3000, 50);
+        let burst_rate = rate / 4 * burst_every_ms / burst_ms;
+        let plan =
+            Plan { rate: rate * 3 / 4, burst_rate, burst_every_ms, burst_ms, max_files: 2000, ..Plan::default() };
+        self.control().emit(plan, false).unwrap();
+    }
+
     /// As [`Sim::emit`], and returns when all is logged.
     pub fn emit_all(&self, total: u64, rate: u64) {
         self.control().emit(Plan { total, rate, max_files: 2000, ..Plan::default() }, true).unwrap();

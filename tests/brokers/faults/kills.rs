@@ -12,7 +12,7 @@ fn kill_twenty_times(name: &str, options: &Options, few: u32) {
     run.start();
     run.join("robinhood", &["--log-records"]);
     run.join("lake", &[]);
-    run.sim.emit(0, options.sink.rate(5000));
+    run.sim.emit_in_bursts(options.sink.rate(5000));
 
     // when the bridge is killed again and again, or as often as a campaign wants
     let count = times(few);
