@@ -79,8 +79,8 @@ impl Sim {
         self.control().emit(Plan { total, rate, max_files: 2000, ..Plan::default() }, false).unwrap();
     }
 
-    /// As [`Sim::emit`] until [`Sim::emit_stop`], of which a quarter comes in bursts: a server at a steady rate that its
-    /// disk is too fast for never has much on its way.
+    /// A workload until [`Sim::emit_stop`], of about `rate` records a second in the mean, a quarter of them in bursts: at a
+    /// steady rate a sink on a fast disk never has much on its way.
     pub fn emit_in_bursts(&self, rate: u64) {
         let (burst_every_ms, burst_ms) = (3000, 50);
         let burst_rate = rate / 4 * burst_every_ms / burst_ms;
